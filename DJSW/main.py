@@ -1,0 +1,100 @@
+"""Train or evaluate a person's network: ``python DJSW/main.py --username NAME …``.
+
+Train:     ``--username sigurd --exp_name first --output_dir weights/SMLP --train``
+Evaluate:  ``--username sigurd --exp_name first --output_dir reports --load_checkpoint FILE``
+"""
+
+import sys
+
+if __name__ == "__main__" and not __package__:
+    import rootpath  # noqa: F401
+
+import argparse
+import os
+import re
+
+from DJSW.pipelines import DATASETS, PEOPLE
+from utils.command_line import Parser, positive_float, positive_int, run_command, seed
+
+
+def parser() -> Parser:
+    """The flags; reading them needs no torch, so that ``--help`` answers at once."""
+    flags = Parser("Train or evaluate a person's network on a person's digits.")
+    flags.add_argument(
+        "--username",
+        required=True,
+        choices=PEOPLE,
+        help="whose network: "
+        + ", ".join(f"{name} ({p.model_name}, {p.dataset})" for name, p in PEOPLE.items()),
+    )
+    flags.add_argument(
+        "--exp_name", required=True, type=experiment_name, help="what its files are named after"
+    )
+    flags.add_argument("--output_dir", required=True, help="existing folder for them")
+    flags.add_argument("--train", action="store_true", help="train (otherwise evaluate)")
+    flags.add_argument(
+        "--load_checkpoint",
+        metavar="FILE",
+        help="weights to evaluate, or with --train to start from: a checkpoint or a state dict",
+    )
+    flags.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        help="digits other than the person's (evaluating: than the checkpoint's)",
+    )
+    flags.add_argument("--num_epochs", type=positive_int, default=10, help="default 10")
+    flags.add_argument("--batch_size", type=positive_int, default=64, help="default 64")
+    flags.add_argument("--lr", type=positive_float, default=1e-3, help="Adam's; default 0.001")
+    flags.add_argument(
+        "--seed", type=seed, default=42, help="of the weights and the order of images; default 42"
+    )
+    flags.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a training of this name where it was stopped, if there is one",
+    )
+    flags.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="default auto: a GPU where there is one",
+    )
+    return flags
+
+
+def experiment_name(text: str) -> str:
+    """Letters, digits, ``.``, ``_`` and ``-``: safe in every file name."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text) or ".." in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not made of letters, digits, '.', '_' and '-' (without '..')"
+        )
+    return text
+
+
+def command(args: argparse.Namespace) -> None:
+    """Train or evaluate; only what is needed is imported."""
+    # Networks this small are slower on several threads, and much slower beside a busy neighbour.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if args.train:
+        from DJSW.train import train_model
+
+        train_model(args)
+    else:
+        from DJSW.evaluate import evaluate_model
+
+        evaluate_model(args)
+
+
+def main() -> int:
+    """The command, as a script and as ``djsw``."""
+    flags = parser()
+    args = flags.parse_args()
+    if not args.train and args.load_checkpoint is None:
+        flags.error("evaluation needs --load_checkpoint FILE, and training needs --train")
+    if not args.train and args.resume:
+        flags.error("--resume goes with --train")
+    return run_command(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Raw digits to HDF5: one command a source."""

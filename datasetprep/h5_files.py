@@ -1,0 +1,108 @@
+"""The HDF5 file of one split: how it is written, and its check against itself.
+
+A file holds ``images`` uint8 (N, H, W) and ``labels`` uint8 (N,), the digits themselves, in the
+order of the raw files; both contiguous and uncompressed, so that a reader can memory-map the bytes
+in place. Root attributes: ``schema_version``, ``dataset``, ``split``, ``kept_labels``, ``source``,
+``raw_sha256`` (JSON: raw file -> hash), ``images_sha256``, ``labels_sha256``, ``tool``,
+``tool_version``. The same digits give the same bytes.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from utils.failures import RunError, UsageError
+from utils.files import place_file, writing
+from utils.mnist_dataset import MnistH5Dataset, array_hashes
+
+SCHEMA_VERSION = 1
+ALL_DIGITS = tuple(range(10))
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """All digits of one split: images uint8 (N, H, W), labels (N,), and where they are from."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    source: str
+    raw_sha256: dict[str, str]
+
+
+def create_h5(
+    output_path: str | Path,
+    dataset: str,
+    train: bool,
+    labels_to_keep: Sequence[int] | None,
+    read_raw: Callable[[], RawSplit],
+) -> Path:
+    """Write the kept digits of one split, unless ``output_path`` holds just these already."""
+    keep = sorted(set(ALL_DIGITS if labels_to_keep is None else labels_to_keep))
+    if not keep or not set(keep) <= set(ALL_DIGITS):
+        raise UsageError(f"labels to keep {keep} are no digits; give some of {list(ALL_DIGITS)}")
+    path = place_file(output_path)
+    wanted = {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": dataset,
+        "split": "train" if train else "test",
+        "kept_labels": keep,
+    }
+    if path.exists() and _holds(path, wanted):
+        print(f"{path} is there already", flush=True)
+        return path
+    raw = read_raw()
+    kept = np.isin(raw.labels, keep)
+    images = np.ascontiguousarray(raw.images[kept], dtype=np.uint8)
+    labels = raw.labels[kept].astype(np.uint8)
+    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset("images", data=images)
+        file.create_dataset("labels", data=labels)
+        file.attrs.update(
+            wanted,
+            source=raw.source,
+            raw_sha256=json.dumps(raw.raw_sha256),
+            **array_hashes(images, labels),
+            tool="DJSW datasetprep",
+            tool_version="1",
+        )
+    print(f"wrote {path}: {len(labels)} images", flush=True)
+    return path
+
+
+def verify(path: Path) -> str:
+    """Check a file against its own attributes; returns the sentence that says what it holds.
+
+    :raises RunError: an array is not the one that was written, or the file states no hashes.
+    """
+    data = MnistH5Dataset(path)
+    attributes = data.attributes
+    if "images_sha256" not in attributes:
+        raise RunError(f"{path} states no SHA-256 of its arrays; make it anew to have it verified")
+    for name, found in data.sha256().items():
+        if attributes[name] != found:
+            raise RunError(
+                f"{path} is altered: {name} is {found}, its attribute says {attributes[name]}; "
+                "delete it and make it anew"
+            )
+    return (
+        f"{path} is as written: {attributes['dataset']} {attributes['split']}, {len(data)} images "
+        f"of digits {', '.join(map(str, attributes['kept_labels']))}, from {attributes['source']}"
+    )
+
+
+def _holds(path: Path, wanted: dict[str, Any]) -> bool:
+    try:
+        verify(path)
+    except RunError as error:
+        print(f"replacing it: {error}", flush=True)
+        return False
+    with h5py.File(path, "r", locking=False) as file:
+        found = {name: np.asarray(file.attrs[name]).tolist() for name in wanted}
+    if found != wanted:
+        print(f"replacing {path}: it holds {found}", flush=True)
+    return found == wanted

@@ -1,0 +1,33 @@
+"""DMLP: dennis's network."""
+
+from torch import Tensor, nn
+
+
+class DMLP(nn.Module):
+    """LeakyReLU network with three layers of ``hidden_dim`` units.
+
+    Weights start Kaiming-normal (He et al. 2015, arXiv:1502.01852, with the LeakyReLU's gain),
+    biases at zero.
+    """
+
+    def __init__(
+        self, input_dim: int, output_dim: int, hidden_dim: int = 300, negative_slope: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(input_dim, hidden_dim),
+            nn.LeakyReLU(negative_slope),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.LeakyReLU(negative_slope),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.LeakyReLU(negative_slope),
+            nn.Linear(hidden_dim, output_dim),
+        )
+        for layer in self.net:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, a=negative_slope, nonlinearity="leaky_relu")
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, output_dim) of (B, input_dim), or of images (B, 1, H, W)."""
+        return self.net(x.flatten(1))  # type: ignore[no-any-return]

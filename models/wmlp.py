@@ -1,0 +1,23 @@
+"""WMLP: waly's network."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class WMLP(nn.Module):
+    """LeakyReLU network with two layers of ``hidden_dim`` units."""
+
+    def __init__(
+        self, input_dim: int, output_dim: int, hidden_dim: int = 100, negative_slope: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+        self.fc1 = nn.Linear(input_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, hidden_dim)
+        self.fc3 = nn.Linear(hidden_dim, output_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, output_dim) of (B, input_dim), or of images (B, 1, H, W)."""
+        x = F.leaky_relu(self.fc1(x.flatten(1)), self.negative_slope)
+        x = F.leaky_relu(self.fc2(x), self.negative_slope)
+        return self.fc3(x)  # type: ignore[no-any-return]

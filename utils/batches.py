@@ -1,0 +1,58 @@
+"""Images and labels in batches, from memory where they fit; and the logits of all of them."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from utils.mnist_dataset import MnistH5Dataset
+
+#: ``samples[index tensor]`` is (images (B, 1, H, W), labels (B,)).
+Samples = TensorDataset | Subset[Any]
+#: Bytes of float32 images up to which a split is kept in memory: MNIST four times over fits, and a
+#: laptop has room for it.
+MEMORY_LIMIT = 2**30
+#: Images at a time where no gradient is needed: large enough that the overhead vanishes, small
+#: enough for the activations to stay in the cache.
+EVALUATION_BATCH = 512
+
+
+def load_rows(data: MnistH5Dataset, device: torch.device, rows: Tensor | None = None) -> Samples:
+    """Some rows (or all) of a file: in the device's memory if they fit, else read as needed."""
+    rows = torch.arange(len(data)) if rows is None else rows
+    if 4 * len(rows) * data.images[0].size > MEMORY_LIMIT:
+        return Subset(data, rows)
+    images, labels = data[rows]
+    return TensorDataset(images.to(device), labels.to(device))
+
+
+def batches(
+    data: Samples, order: Tensor, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (B, 1, H, W) and labels (B,) in the given order; the last batch may be smaller."""
+    indices = order.split(batch_size)
+    if isinstance(data, TensorDataset):
+        for index in indices:
+            yield data[index]
+    else:
+        workers = max(1, min(4, (os.cpu_count() or 1) - 1))
+        loader: DataLoader[Any] = DataLoader(
+            data, sampler=indices, batch_size=None, num_workers=workers
+        )
+        for images, labels in loader:
+            yield images.to(device), labels.to(device)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, data: Samples, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) and labels (N,) of all images, in their order; the model is in eval mode."""
+    model.eval()
+    logits, labels = [], []
+    order = torch.arange(len(data))
+    for images, batch_labels in batches(data, order, EVALUATION_BATCH, device):
+        logits.append(model(images))
+        labels.append(batch_labels)
+    return torch.cat(logits), torch.cat(labels)

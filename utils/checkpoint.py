@@ -1,0 +1,137 @@
+"""Checkpoint files: tensors and plain values, loaded with ``weights_only=True``, always."""
+
+import hashlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.failures import UsageError
+from utils.files import recorded, sha256_of, writing
+
+FORMAT = "djsw-checkpoint-1"
+#: Keys under which other programs keep a state dict.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+#: What DataParallel and torch.compile put before a parameter's name.
+PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: ``about`` is empty for a bare state dict."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    about: dict[str, Any]
+
+    def source(self) -> dict[str, str]:
+        """Which file it is, for a record."""
+        return {"file": recorded(self.path), "sha256": sha256_of(self.path)}
+
+
+def cpu_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's weights, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write CPU ``weights`` and the plain values ``about`` them; whole or not at all."""
+    with writing(path) as temporary:
+        torch.save({"format": FORMAT, "weights": dict(weights), **about}, temporary)
+
+
+def read_plain(path: Path) -> Any:
+    """What ``torch.save`` wrote: tensors (on the CPU) and plain values, never code.
+
+    :raises UsageError: the file is damaged, or holds anything else.
+    """
+    try:
+        with warnings.catch_warnings():  # torch warns of old pickle protocols before it decides
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{path} was not loaded: it is damaged, or holds Python objects, which can run code; "
+            "ask for a file made by torch.save(model.state_dict(), FILE)"
+        ) from None
+    # Bytes that are no checkpoint make torch.load raise whatever they happen to lead to.
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        reason = "empty" if path.stat().st_size == 0 else "cut off, damaged or no PyTorch file"
+        raise UsageError(f"{path} is {reason}; ask for the file again") from None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of ours, or a bare state dict, be it wrapped, prefixed or from a GPU.
+
+    :raises UsageError: the file is damaged, or is neither.
+    """
+    content = read_plain(path)
+    about: dict[str, Any] = {}
+    if isinstance(content, dict) and "format" in content:
+        if content["format"] != FORMAT:
+            raise UsageError(
+                f"{path} has the format {content['format']!r}, which this version (it reads "
+                f"{FORMAT!r}) does not know; use the version that wrote it"
+            )
+        about = {key: value for key, value in content.items() if key not in ("format", "weights")}
+        content = content["weights"]
+    while isinstance(content, dict):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    if not (
+        isinstance(content, dict)
+        and content
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    ):
+        raise UsageError(f"{path} holds no state dict (parameter names and tensors)")
+    return Checkpoint(path, {PREFIXES.sub("", name): t for name, t in content.items()}, about)
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the checkpoint's weights into ``model``.
+
+    :raises UsageError: names or shapes differ; the sentence shows the first difference.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UsageError(
+                f"{checkpoint.path} does not fit {describe(model)}: it has "
+                f"{_parameter(name, found)}, the model has {_parameter(name, wanted)}; "
+                "give the --username and --dataset that the file was trained with"
+            )
+    model.load_state_dict(checkpoint.weights)
+
+
+def _parameter(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return f"{name} {shapes[name]}" if name in shapes else f"no {name}"
+
+
+def describe(model: nn.Module) -> str:
+    """Name and layer sizes, such as ``SMLP 784-77-77-77-77-6``."""
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    sizes = [linears[0].in_features, *(linear.out_features for linear in linears)]
+    return f"{type(model).__name__} {'-'.join(map(str, sizes))}"
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the sorted (name, dtype, shape, bytes) of the tensors.
+
+    Two files with equal weights differ in their bytes, since ``torch.save`` stores the file's name.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""What every command shares: a parser with one-sentence errors, and the exit statuses."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from utils.failures import RunError, UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are one sentence on stderr, with exit status 2."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_status, f"error: {message} (--help lists the flags)\n")
+
+
+def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run ``command(args)`` and return its exit status; a traceback is left to bugs.
+
+    0 done; 2 wrong use; 1 a failed run, the system's refusals (disk full, no permission) included;
+    130 interrupted.
+    """
+    try:
+        command(args)
+    except (UsageError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename}", file=sys.stderr)
+        return RunError.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 to 2**63 - 1, what every generator here takes."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**63 - 1")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
+    return number
+
+
+def digits(text: str) -> Sequence[int]:
+    """``"4,5,6"`` -> ``(4, 5, 6)``: sorted, each once."""
+    parts = text.split(",")
+    if not all(len(part) == 1 and part in "0123456789" for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of digits such as 4,5,6")
+    return tuple(sorted({int(part) for part in parts}))

@@ -1,0 +1,13 @@
+"""The errors that a user can mend, each one sentence with the value and the remedy."""
+
+
+class UsageError(Exception):
+    """Wrong use: a flag, or a file that a flag names."""
+
+    exit_status = 2
+
+
+class RunError(Exception):
+    """A run that failed: data that are damaged or out of reach, a loss that is not finite."""
+
+    exit_status = 1

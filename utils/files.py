@@ -1,0 +1,92 @@
+"""Where files are, and how they are written: whole or not at all."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.failures import UsageError
+
+_checkout = Path(__file__).resolve().parents[1]
+#: The repository root; the working directory where the packages were installed without one.
+ROOT = _checkout if (_checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def _places(path: str | Path) -> list[Path]:
+    """The absolute paths that ``path`` may mean: from the working directory, else from ``ROOT``."""
+    return list(dict.fromkeys((Path.cwd() / path, ROOT / path)))
+
+
+def _find(path: str | Path, flag: str, what: str, is_wanted: Callable[[Path], bool]) -> Path:
+    for place in _places(path):
+        if is_wanted(place):
+            return place.resolve()
+    looked = " and ".join(
+        f"{place} ({'not a ' + what if place.exists() else 'does not exist'})"
+        for place in _places(path)
+    )
+    raise UsageError(f"{flag} {str(path)!r} is no existing {what}; looked in {looked}")
+
+
+def find_file(path: str | Path, flag: str) -> Path:
+    """The absolute path of an existing file.
+
+    :raises UsageError: it is in neither place; the sentence names ``flag`` and both places.
+    """
+    return _find(path, flag, "file", Path.is_file)
+
+
+def find_folder(path: str | Path, flag: str) -> Path:
+    """The absolute path of an existing folder; raises as :func:`find_file` does."""
+    return _find(path, flag, "folder", Path.is_dir)
+
+
+def place_file(path: str | Path) -> Path:
+    """The absolute path of a file to be written.
+
+    It goes where it is, else where its folder is (from the working directory first), else below
+    ``ROOT``, where the folder is made.
+    """
+    places = _places(path)
+    for place in (*filter(Path.is_file, places), *(p for p in places if p.parent.is_dir())):
+        return place.resolve()
+    places[-1].parent.mkdir(parents=True, exist_ok=True)
+    return places[-1].resolve()
+
+
+def recorded(path: str | Path) -> str:
+    """``path`` as a record names it: relative to the repository, never absolute."""
+    try:
+        return Path(os.path.relpath(path, ROOT)).as_posix()
+    except ValueError:  # Windows: no relative path leads to another drive
+        return Path(path).name
+
+
+@contextmanager
+def writing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes ``path`` once the block ends without error.
+
+    A reader sees the old file or the whole new one, at whatever line the machine dies.
+
+    :raises FileExistsError: with ``exclusive``, where ``path`` exists by then: of any number of
+        writers one wins (hard links are exclusive on every file system, network ones included).
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        if exclusive:
+            os.link(temporary, path)
+        else:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
