@@ -12,6 +12,7 @@ if __name__ == "__main__" and not __package__:
 import argparse
 import os
 import re
+from collections.abc import Sequence
 
 from DJSW.pipelines import DATASETS, PEOPLE
 from utils.command_line import Parser, positive_float, positive_int, run_command, seed
@@ -85,10 +86,10 @@ def command(args: argparse.Namespace) -> None:
         evaluate_model(args)
 
 
-def main() -> int:
-    """The command, as a script and as ``djsw``."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, as a script and as ``djsw``; returns the exit status."""
     flags = parser()
-    args = flags.parse_args()
+    args = flags.parse_args(argv)
     if not args.train and args.load_checkpoint is None:
         flags.error("evaluation needs --load_checkpoint FILE, and training needs --train")
     if not args.train and args.resume:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
-from torch.utils.data import random_split
+from torch.utils.data import Subset, random_split
 
 from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
 from utils.batches import Samples, batches, load_rows, predict
@@ -81,12 +81,12 @@ def split_rows(count: int) -> tuple[Tensor, Tensor]:
     """The rows for training (90 %) and for validation (10 %)."""
     if count < 10:
         raise RunError(f"{count} images are too few to train on; at least 10 are needed")
-    training, validation = random_split(
+    parts: list[Subset[int]] = random_split(
         range(count),  # type: ignore[arg-type]  # only its length is asked for
         [0.9, 0.1],
         generator=torch.Generator().manual_seed(SPLIT_SEED),
     )
-    return torch.tensor(training.indices), torch.tensor(validation.indices)
+    return torch.tensor(parts[0].indices), torch.tensor(parts[1].indices)
 
 
 def train_pipeline(

