@@ -182,7 +182,14 @@ def build_model(
             arguments = checkpoint.about["model"]["arguments"] | arguments
         elif hasattr(network, "arguments_of"):
             arguments |= network.arguments_of(checkpoint.weights)
-    bound = signature(network).bind(**arguments)
+    try:
+        bound = signature(network).bind(**arguments)
+    except TypeError as error:
+        assert checkpoint is not None, f"the table's entry of {username} is wrong: {error}"
+        raise UsageError(
+            f"{checkpoint.path} was made by another version of {network.__name__} ({error}); "
+            "use that version"
+        ) from None
     bound.apply_defaults()  # recorded too, so that a default can change without harm
     model: nn.Module = network(**bound.arguments)
     if checkpoint is not None:

@@ -1,4 +1,4 @@
-"""Raw files to HDF5: synthetic IDX, text and LIBSVM files, the real USPS, and every way to go wrong."""
+"""Raw files to HDF5: synthetic IDX, text and LIBSVM files, the real USPS, and all that goes wrong."""
 
 import bz2
 import gzip
@@ -25,7 +25,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (43, 28, 28)).astype(np.uint8
 
 
 def idx(array: np.ndarray) -> bytes:
-    """The IDX format: zeros, the type (8: uint8), the number of dimensions, each size, the bytes."""
+    """The IDX format: zeros, the type (8: uint8), the number of sizes, each size, the bytes."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
@@ -74,12 +74,8 @@ def test_mnist_file_holds_the_kept_digits_and_says_where_from(raw_mnist, tmp_pat
     assert json.loads(about["raw_sha256"]) == {
         name: hashlib.sha256(RAW_MNIST[name]).hexdigest() for name in list(RAW_MNIST)[2:]
     }
-    assert (
-        about["images_sha256"] == hashlib.sha256(IMAGES[::-1][kept].tobytes()).hexdigest()
-    )
-    assert (
-        about["labels_sha256"] == hashlib.sha256(LABELS[::-1][kept].tobytes()).hexdigest()
-    )
+    assert about["images_sha256"] == hashlib.sha256(IMAGES[::-1][kept].tobytes()).hexdigest()
+    assert about["labels_sha256"] == hashlib.sha256(LABELS[::-1][kept].tobytes()).hexdigest()
     assert {"source", "tool", "tool_version"} <= about.keys()
 
 

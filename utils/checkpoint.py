@@ -41,9 +41,21 @@ def cpu_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write CPU ``weights`` and the plain values ``about`` them; whole or not at all."""
+    """Write CPU ``weights`` and the plain values ``about`` them; whole or not at all.
+
+    ``about`` has at least ``model`` (``name``, ``arguments``), ``dataset`` (``name``) and
+    ``classes``, the digits in the order of the logits.
+    """
     with writing(path) as temporary:
-        torch.save({"format": FORMAT, "weights": dict(weights), **about}, temporary)
+        torch.save(
+            {
+                **about,
+                "format": FORMAT,
+                "weights": dict(weights),
+                "weights_sha256": weights_sha256(weights),
+            },
+            temporary,
+        )
 
 
 def read_plain(path: Path) -> Any:
@@ -75,14 +87,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_plain(path)
     about: dict[str, Any] = {}
-    if isinstance(content, dict) and "format" in content:
-        if content["format"] != FORMAT:
+    match content:
+        case {
+            "format": str(version),
+            "weights": dict(weights),
+            "weights_sha256": str(expected),
+            "model": {"name": str(), "arguments": dict()},
+            "dataset": {"name": str()},
+            "classes": list(),
+        } if version == FORMAT:
+            if weights_sha256(weights) != expected:
+                raise UsageError(f"{path} is damaged: its weights are not those that were saved")
+            about, content = content, weights
+            del about["format"], about["weights"], about["weights_sha256"]
+        case {"format": version}:
             raise UsageError(
-                f"{path} has the format {content['format']!r}, which this version (it reads "
+                f"{path} is incomplete, or of the format {version!r}, which this version (it reads "
                 f"{FORMAT!r}) does not know; use the version that wrote it"
             )
-        about = {key: value for key, value in content.items() if key not in ("format", "weights")}
-        content = content["weights"]
     while isinstance(content, dict):
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if inner is None:

@@ -1,0 +1,173 @@
+"""Checkpoint files: every form that is accepted, every kind that is refused."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.smlp import SMLP
+from utils.checkpoint import (
+    FORMAT,
+    describe,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    weights_sha256,
+)
+from utils.failures import UsageError
+
+WEIGHTS = SMLP().state_dict()
+ABOUT = {
+    "model": {"name": "SMLP", "arguments": {}},
+    "dataset": {"name": "mnist_4_9"},
+    "classes": [4, 5, 6, 7, 8, 9],
+}
+
+
+def on_cuda(path: Path) -> None:
+    """Rewrite a checkpoint as if its tensors had been saved from the GPU."""
+    with zipfile.ZipFile(path) as source:
+        entries = [(entry, source.read(entry)) for entry in source.infolist()]
+    with zipfile.ZipFile(path, "w") as target:
+        for entry, content in entries:
+            if entry.filename.endswith("data.pkl"):
+                assert b"X\x03\x00\x00\x00cpu" in content
+                content = content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+            target.writestr(entry.filename, content)
+
+
+FORMS = {
+    "bare": WEIGHTS,
+    "state_dict": {"state_dict": WEIGHTS, "epoch": 3},
+    "model_state_dict": {"model_state_dict": WEIGHTS, "optimizer_state_dict": {}},
+    "model": {"model": WEIGHTS},
+    "nested": {"model": {"state_dict": WEIGHTS}},
+    "DataParallel": {f"module.{name}": tensor for name, tensor in WEIGHTS.items()},
+    "compiled": {f"_orig_mod.{name}": tensor for name, tensor in WEIGHTS.items()},
+    "both": {"model": {f"module._orig_mod.{name}": t for name, t in WEIGHTS.items()}},
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("form", FORMS)
+def test_state_dicts_of_others(tmp_path, form, device):
+    path = tmp_path / "weights.pt"
+    torch.save(FORMS[form], path)
+    if device == "cuda":
+        on_cuda(path)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.about == {}
+    assert checkpoint.weights.keys() == WEIGHTS.keys()
+    model = SMLP()
+    load_weights(model, checkpoint)
+    assert weights_sha256(model.state_dict()) == weights_sha256(WEIGHTS)
+
+
+def test_own_checkpoint_and_its_plain_values(tmp_path):
+    about = {**ABOUT, "epoch": 3, "metrics": {"loss": 0.1}}
+    save_checkpoint(tmp_path / "c.pt", WEIGHTS, about)
+    assert os.listdir(tmp_path) == ["c.pt"]
+    checkpoint = load_checkpoint(tmp_path / "c.pt")
+    assert checkpoint.about == about
+    assert weights_sha256(checkpoint.weights) == weights_sha256(WEIGHTS)
+
+
+class Hostile:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["torch.save", "torch.save legacy", "pickle"])
+def test_hostile_file_is_refused_and_not_run(tmp_path, form):
+    path = tmp_path / "hostile.pt"
+    content = {**WEIGHTS, "hook": Hostile(tmp_path / "proof")}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "torch.save")
+    with pytest.raises(UsageError, match="can run code"):
+        load_checkpoint(path)
+    assert os.listdir(tmp_path) == ["hostile.pt"]
+
+
+def test_damaged_files(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, WEIGHTS, ABOUT)
+    whole = path.read_bytes()
+    harmed = {
+        "empty": b"",
+        "cut off": whole[: len(whole) // 2],
+        "cut off near its end": whole[:-100],
+        "a byte changed": whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:],
+        "text": b"layer1.weight\n",
+        "zeros": bytes(1000),
+        "other zip": None,
+    }
+    for name, content in harmed.items():
+        if content is None:
+            with zipfile.ZipFile(path, "w") as other:
+                other.writestr("a", "b")
+        else:
+            path.write_bytes(content)
+        with pytest.raises(UsageError, match=str(path)) as raised:
+            load_checkpoint(path)
+        assert "\n" not in str(raised.value), name
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {}, {"layer1.weight": 3}, {3: torch.zeros(1)}, torch.zeros(3)], ids=str
+)
+def test_no_state_dict(tmp_path, content):
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(UsageError, match="holds no state dict"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"format": "djsw-checkpoint-0", "weights": WEIGHTS},
+        {"format": FORMAT},
+        {"format": FORMAT, "weights": WEIGHTS},
+        {**ABOUT, "format": FORMAT, "weights": WEIGHTS, "weights_sha256": "0"},
+        {**ABOUT, "format": FORMAT, "weights": WEIGHTS, "weights_sha256": "0", "model": 3},
+    ],
+    ids=["other version", "no weights", "only weights", "other weights", "no name"],
+)
+def test_own_format_incomplete_or_of_another_version(tmp_path, content):
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(UsageError, match=str(tmp_path / "c.pt")):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    torch.save(SMLP(hidden_size=5).state_dict(), tmp_path / "c.pt")
+    with pytest.raises(UsageError, match=r"layer1\.bias \(5,\), the model has layer1\.bias \(77,"):
+        load_weights(SMLP(), load_checkpoint(tmp_path / "c.pt"))
+
+
+def test_hash_depends_on_name_type_shape_and_bytes_alone():
+    a, b = torch.arange(6.0), torch.arange(6.0) + 1
+    expected = weights_sha256({"a": a, "b": b})
+    assert weights_sha256({"b": b.clone(), "a": a.repeat(2)[:6]}) == expected
+    others = (
+        {"a": b, "b": a},
+        {"a": a, "c": b},
+        {"a": a.view(2, 3), "b": b},
+        {"a": a.view(torch.int32), "b": b},
+        {"a": a},
+    )
+    assert len({expected, *map(weights_sha256, others)}) == 6
+    assert len(weights_sha256({"scalar": torch.tensor(1.5)})) == 64
+
+
+def test_description():
+    assert describe(SMLP(hidden_layers=3)) == "SMLP 784-77-77-77-6"

@@ -1,0 +1,370 @@
+"""The command line: what a run leaves, from wherever it is started, and what wrong use is told."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import write_datasets
+
+from DJSW.main import main
+from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from models.smlp import SMLP
+from utils.checkpoint import load_checkpoint, weights_sha256
+
+
+@pytest.fixture
+def call(tmp_path, processed, capsys):
+    """Call the command in this process: (exit status, stdout, stderr); files go to ``out``."""
+    (tmp_path / "out").mkdir()
+
+    def call(*arguments: object, username="sigurd", exp_name="e", output_dir=tmp_path / "out"):
+        argv = ["--username", username, "--exp_name", exp_name, "--output_dir", output_dir]
+        try:
+            status = main([str(word) for word in (*argv, *arguments)])
+        except SystemExit as stopped:
+            status = stopped.code
+        return status, *capsys.readouterr()
+
+    call.out = tmp_path / "out"
+    return call
+
+
+def refused(result, *parts, status=2):
+    """Wrong use: the status, and one sentence that has the parts."""
+    found, _, error = result
+    assert found == status, error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for part in parts:
+        assert str(part) in error
+
+
+@pytest.mark.parametrize("username", PEOPLE)
+def test_train_then_evaluate_under_one_name(call, username):
+    status, out, error = call("--train", "--num_epochs", 3, username=username)
+    assert (status, error) == (0, "")
+    checkpoint = call.out / "e_checkpoint_best.pt"
+    assert out.splitlines()[-1].split() == ["checkpoint", str(checkpoint)]
+    assert sum(line.startswith("epoch") for line in out.splitlines()) == 3
+    status, out, error = call("--load_checkpoint", checkpoint, username=username)
+    assert (status, error) == (0, "")
+    metrics = json.loads((call.out / "e_metrics.json").read_text())
+    digits = DATASETS[PEOPLE[username].dataset].digits
+    assert [row["digit"] for row in metrics["per_class"]] == list(digits)
+    assert metrics["images"] == 43
+    for name, value in {**metrics["metrics"], **metrics["label_distance"]}.items():
+        assert f"{name:<18}{value:8.4f}" in out
+    assert len({**metrics["metrics"], **metrics["label_distance"]}) == 9
+    assert sorted(path.name for path in call.out.iterdir()) == [
+        "e_checkpoint_best.pt",
+        "e_checkpoint_epoch_3.pt",
+        "e_curves.png",
+        "e_history.csv",
+        "e_metrics.json",
+        "e_resume.pt",
+        "e_run.json",
+    ]
+    refused(call("--train", username=username), "'e' was trained before", "--exp_name")
+    refused(
+        call("--load_checkpoint", checkpoint, username=username),
+        "'e' was evaluated before",
+        call.out / "e_metrics.json",
+    )
+
+
+def test_evaluation_is_right(call, processed):
+    """The numbers of metrics.json, from the weights and the file, in NumPy."""
+    call("--train", "--num_epochs", 1)
+    call("--load_checkpoint", call.out / "e_checkpoint_best.pt")
+    found = json.loads((call.out / "e_metrics.json").read_text())
+    weights = load_checkpoint(call.out / "e_checkpoint_best.pt").weights
+    with h5py.File(processed / "mnist_test_4_9.h5") as file:
+        x, digits = file["images"][:].reshape(43, -1) / 255, file["labels"][:].astype(int)
+    for layer in range(1, 6):
+        w, b = (weights[f"layer{layer}.{kind}"].double().numpy() for kind in ("weight", "bias"))
+        x = x @ w.T + b
+        x = np.maximum(x, 0) if layer < 5 else x
+    predicted = x.argmax(1) + 4
+    assert found["correct"] == (predicted == digits).sum()
+    assert found["metrics"]["accuracy"] == (predicted == digits).mean()
+    assert found["label_distance"]["mae"] == pytest.approx(np.abs(predicted - digits).mean())
+    log_sum = np.log(np.exp(x).sum(1))
+    assert found["loss"] == pytest.approx((log_sum - x[range(43), digits - 4]).mean(), rel=1e-5)
+
+
+def test_anyone_on_any_dataset(call):
+    status, out, _ = call("--train", "--num_epochs", 1, "--dataset", "usps_0_6")
+    assert status == 0
+    assert "SMLP 256-77-77-77-77-7 on usps_0_6" in out
+    # the checkpoint knows its dataset
+    status, out, _ = call("--load_checkpoint", call.out / "e_checkpoint_best.pt")
+    assert status == 0
+    assert "test set of usps_0_6" in out
+    refused(
+        call(
+            "--load_checkpoint",
+            call.out / "e_checkpoint_best.pt",
+            "--dataset",
+            "mnist_4_9",
+            exp_name="f",
+        ),
+        "give --dataset usps_0_6",
+    )
+
+
+@pytest.mark.parametrize("username", PEOPLE)
+def test_bare_state_dicts_evaluate_the_same(call, username, tmp_path):
+    model, _ = build_model(username, PEOPLE[username].dataset)
+    weights = model.state_dict()
+    torch.save(weights, tmp_path / "bare.pt")
+    torch.save({f"module.{name}": t for name, t in weights.items()}, tmp_path / "prefixed.pt")
+    results = []
+    for name in ("bare", "prefixed"):
+        result = call(
+            "--load_checkpoint", tmp_path / f"{name}.pt", username=username, exp_name=name
+        )
+        assert result[0] == 0, result
+        metrics = json.loads((call.out / f"{name}_metrics.json").read_text())
+        results.append({key: metrics[key] for key in ("loss", "metrics", "per_class")})
+    assert results[0] == results[1]
+
+
+def test_earlier_network_of_three_hidden_layers_is_named(call, tmp_path):
+    torch.save(SMLP(hidden_layers=3).state_dict(), tmp_path / "earlier.pt")
+    status, out, _ = call("--load_checkpoint", tmp_path / "earlier.pt")
+    assert status == 0
+    assert "these weights are SMLP 784-77-77-77-6" in out
+    metrics = json.loads((call.out / "e_metrics.json").read_text())
+    assert metrics["model"]["arguments"]["hidden_layers"] == 3
+
+
+def test_starting_weights(call, tmp_path):
+    call("--train", "--num_epochs", 1)
+    first = call.out / "e_checkpoint_best.pt"
+    status, out, _ = call(
+        "--train", "--num_epochs", 1, "--lr", 1e-30, "--load_checkpoint", first, exp_name="f"
+    )
+    assert status == 0
+    assert str(first) in out
+    after = load_checkpoint(call.out / "f_checkpoint_best.pt")
+    assert weights_sha256(after.weights) == weights_sha256(load_checkpoint(first).weights)
+    assert after.about["starting_weights"]["file"].endswith("e_checkpoint_best.pt")
+
+
+ABSOLUTE = re.compile(r"(?<![\w.])/\w+")
+
+
+def test_records_hold_no_absolute_path(call):
+    call("--train", "--num_epochs", 1)
+    call("--load_checkpoint", call.out / "e_checkpoint_best.pt")
+    for name in ("e_run.json", "e_metrics.json"):
+        assert not ABSOLUTE.findall((call.out / name).read_text())
+    about = str(load_checkpoint(call.out / "e_checkpoint_best.pt").about)
+    assert not ABSOLUTE.findall(about)
+    assert ABSOLUTE.findall(f"'{call.out}'")
+
+
+def test_validation_images_are_the_same_for_every_seed(call, monkeypatch):
+    seen = []
+    from DJSW import train
+
+    original = train.train_pipeline
+
+    def spy(model, training, validation, *rest, **more):
+        seen.append(validation.tensors[0].clone())
+        return original(model, training, validation, *rest, **more)
+
+    monkeypatch.setattr(train, "train_pipeline", spy)
+    for seed in (1, 2):
+        call("--train", "--num_epochs", 1, "--seed", seed, exp_name=f"s{seed}")
+    assert torch.equal(*seen)
+
+
+WRONG_USE = {
+    "unknown user": ({"username": "bob"}, ["--train"], ["'bob'", *PEOPLE]),
+    "unknown dataset": ({}, ["--train", "--dataset", "mnist"], ["'mnist'", *DATASETS]),
+    "unknown flag": ({}, ["--train", "--epochs", 3], ["--epochs"]),
+    "abbreviated flag": ({}, ["--train", "--num", 3], ["--num"]),
+    "nothing to do": ({}, [], ["--load_checkpoint", "--train"]),
+    "no epochs": ({}, ["--train", "--num_epochs", 0], ["'0'"]),
+    "negative epochs": ({}, ["--train", "--num_epochs=-1"], ["'-1'"]),
+    "text for epochs": ({}, ["--train", "--num_epochs", "ten"], ["'ten'"]),
+    "half an epoch": ({}, ["--train", "--num_epochs", 1.5], ["'1.5'"]),
+    "no batch": ({}, ["--train", "--batch_size", 0], ["'0'"]),
+    "lr nan": ({}, ["--train", "--lr", "nan"], ["'nan'"]),
+    "lr inf": ({}, ["--train", "--lr", "inf"], ["'inf'"]),
+    "lr zero": ({}, ["--train", "--lr", 0], ["'0'"]),
+    "lr text": ({}, ["--train", "--lr", "fast"], ["'fast'"]),
+    "seed negative": ({}, ["--train", "--seed=-1"], ["'-1'"]),
+    "seed too large": ({}, ["--train", "--seed", 2**63], [str(2**63)]),
+    "exp_name slash": ({"exp_name": "a/b"}, ["--train"], ["'a/b'"]),
+    "exp_name dots": ({"exp_name": ".."}, ["--train"], ["'..'"]),
+    "exp_name empty": ({"exp_name": ""}, ["--train"], ["''"]),
+    "exp_name newline": ({"exp_name": "a\n"}, ["--train"], ["'a\\n'"]),
+    "resume without train": ({}, ["--resume", "--load_checkpoint", "x"], ["--train"]),
+    "no such checkpoint": ({}, ["--load_checkpoint", "x.pt"], ["x.pt", Path.cwd() / "x.pt"]),
+    "checkpoint is a folder": ({}, ["--load_checkpoint", "utils"], ["not a file"]),
+    "folder missing": ({"output_dir": "nowhere"}, ["--train"], [Path.cwd() / "nowhere"]),
+    "folder is a file": ({"output_dir": "README.md"}, ["--train"], ["not a folder"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_USE)
+def test_wrong_use_is_one_sentence_and_leaves_nothing(call, case):
+    more, arguments, parts = WRONG_USE[case]
+    refused(call(*arguments, **more), *parts)
+    assert list(call.out.iterdir()) == []
+
+
+def test_both_places_are_named(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    repository = Path(__file__).resolve().parents[1]
+    refused(call("--train", output_dir="nowhere"), tmp_path / "nowhere", repository / "nowhere")
+    refused(call("--load_checkpoint", "x.pt"), tmp_path / "x.pt", repository / "x.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
+def test_checkpoints_that_are_none(call, tmp_path, content):
+    (tmp_path / "bad.pt").write_bytes(content)
+    for arguments in (["--load_checkpoint"], ["--train", "--load_checkpoint"]):
+        refused(call(*arguments, tmp_path / "bad.pt"), tmp_path / "bad.pt")
+    assert list(call.out.iterdir()) == []
+
+
+def test_checkpoint_of_another_network(call, tmp_path):
+    torch.save(SMLP().state_dict(), tmp_path / "smlp.pt")
+    refused(call("--load_checkpoint", tmp_path / "smlp.pt", username="waly"), "does not fit WMLP")
+
+
+@pytest.mark.parametrize("harm", ["not hdf5", "no labels", "strange label", "empty", "altered"])
+def test_harmed_data_fail_with_a_sentence(call, processed, harm):
+    path = processed / "mnist_4_9.h5"
+    if harm == "not hdf5":
+        path.write_text("hello")
+    else:
+        with h5py.File(path, "r+") as file:
+            if harm == "no labels":
+                del file["labels"]
+            elif harm == "strange label":
+                file["labels"][0] = 3
+            elif harm == "altered":
+                file.attrs["images_sha256"] = "0" * 64
+            else:
+                del file["labels"], file["images"]
+                file["images"] = np.zeros((0, 28, 28), np.uint8)
+                file["labels"] = np.zeros(0, np.uint8)
+    refused(call("--train"), path, "delete it", status=1)
+    assert list(call.out.iterdir()) == []
+
+
+def test_data_that_cannot_be_made(call, processed, monkeypatch, tmp_path):
+    from datasetprep import create_usps_dataset
+
+    monkeypatch.setattr(create_usps_dataset, "RAW_FOLDER", tmp_path / "raw")
+    monkeypatch.delenv("DJSW_RAW_USPS", raising=False)
+
+    def unreachable(train: bool, folder: Path) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(create_usps_dataset, "_download", unreachable)
+    (processed / "usps_0_6.h5").unlink()
+    refused(
+        call("--train", username="waly"),
+        "no route to host",
+        tmp_path / "raw",
+        "zip.train.gz",
+        "DJSW_RAW_USPS",
+        status=1,
+    )
+    assert list(call.out.iterdir()) == []
+
+
+def test_read_only_folder(call, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(call("--train"), "No space left on device", status=1)
+    assert list(call.out.iterdir()) == []
+
+
+def test_device_that_is_not_there(call, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(call("--train", "--device", "cuda"), "--device cpu")
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    refused(call("--train"), "given the GPUs 0", "--device cpu", status=1)
+    assert call("--train", "--num_epochs", 1, "--device", "cpu")[0] == 0
+
+
+def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
+    """From /, the root, DJSW/, by absolute path, as djsw, beside a stray utils.py."""
+    write_datasets(checkout / "data" / "processed")
+    stray = tmp_path / "stray"
+    stray.mkdir()
+    for name in ("utils.py", "models.py", "evaluate.py", "train.py"):
+        (stray / name).write_text("raise SystemExit('the wrong module')")
+    script = checkout / "DJSW" / "main.py"
+    # What an installed djsw does, for this checkout: no folder of ours is its own.
+    djsw = tmp_path / "bin" / "djsw"
+    djsw.parent.mkdir()
+    djsw.write_text(
+        f"import sys\nsys.path.append({str(checkout)!r})\n"
+        "from DJSW.main import main\nsys.exit(main())\n"
+    )
+    starts = [
+        (script, "/"),
+        ("DJSW/main.py", checkout),
+        ("main.py", checkout / "DJSW"),
+        (script, stray),
+        (djsw, stray),
+    ]
+
+    def train(number: int) -> subprocess.CompletedProcess[str]:
+        start, folder = starts[number]
+        flags = ("--username", "sigurd", "--exp_name", f"e{number}", "--num_epochs", 1, "--train")
+        return run_script(start, *flags, "--output_dir", "weights/SMLP", cwd=folder)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(train, range(len(starts))))
+    weights = set()
+    for number, result in enumerate(results):
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        path = checkout / "weights" / "SMLP" / f"e{number}_checkpoint_best.pt"
+        assert result.stdout.splitlines()[-1].endswith(str(path))
+        weights.add(weights_sha256(load_checkpoint(path).weights))
+        record = json.loads((path.parent / f"e{number}_run.json").read_text())
+        assert record["sessions"][0]["device"]["threads"] == 1
+        assert str(checkout) not in json.dumps(record)
+    assert len(weights) == 1
+
+
+def test_two_started_at_once_cannot_both_win(checkout):
+    write_datasets(checkout / "data" / "processed")
+    command = [sys.executable, checkout / "DJSW" / "main.py", "--username", "waly"]
+    command += ["--exp_name", "race", "--output_dir", checkout / "reports", "--train"]
+    racers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    errors = [racer.communicate()[1] for racer in racers]
+    assert sorted(racer.returncode for racer in racers) == [0, 2, 2], errors
+    assert sum("was trained before" in error for error in errors) == 2
+
+
+def test_help_is_derived_from_the_tables_and_needs_no_torch(capsys):
+    code = "import sys; sys.argv[1:] = ['--help']\nfrom DJSW.main import main\nmain()"
+    code = f"try:\n    {code.replace(chr(10), chr(10) + '    ')}\nfinally:\n"
+    code += "    print('torch' in sys.modules, 'numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "False False"
+    for word in (*PEOPLE, *DATASETS, "--resume"):
+        assert word in result.stdout

@@ -1,0 +1,133 @@
+"""Every person of the table on every dataset of the table."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from DJSW.pipelines import DATASETS, PEOPLE, build_model, named, open_split
+from utils.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from utils.failures import RunError, UsageError
+from utils.files import ROOT
+
+PUBLISHED = {
+    "sigurd": ("SMLP", "mnist_4_9", 78_931),
+    "waly": ("WMLP", "usps_0_6", 36_507),
+    "dennis": ("DMLP", "mnist_0_3", 417_304),
+}
+
+
+@pytest.mark.parametrize("username", PEOPLE)
+def test_published_networks(username):
+    person = PEOPLE[username]
+    model, _ = build_model(username, person.dataset)
+    parameters = sum(tensor.numel() for tensor in model.parameters())
+    expected = PUBLISHED.get(username, (person.model_name, person.dataset, parameters))
+    assert (person.model_name, person.dataset, parameters) == expected
+    assert type(model).__name__ == person.model_name
+    assert (ROOT / "weights" / person.model_name).is_dir()
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("username", PEOPLE)
+def test_builds_learns_a_batch_saves_and_loads(username, dataset, processed, tmp_path):
+    torch.manual_seed(0)
+    model, arguments = build_model(username, dataset)
+    images, classes = open_split(dataset, train=True)[:64]
+    assert sorted(set(classes.tolist())) == list(range(len(DATASETS[dataset].digits)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = F.cross_entropy(model(images), classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 4
+
+    about = {
+        "model": {"name": PEOPLE[username].model_name, "arguments": arguments},
+        "dataset": {"name": dataset},
+        "classes": list(DATASETS[dataset].digits),
+    }
+    save_checkpoint(tmp_path / "own.pt", model.state_dict(), about)
+    torch.save(model.state_dict(), tmp_path / "bare.pt")
+    for name in ("own.pt", "bare.pt"):
+        again, _ = build_model(username, dataset, load_checkpoint(tmp_path / name))
+        assert weights_sha256(again.state_dict()) == weights_sha256(model.state_dict())
+        with torch.no_grad():
+            assert torch.equal(again(images), model(images))
+
+
+def test_checkpoint_of_another_person_classes_or_version(tmp_path):
+    model, arguments = build_model("sigurd", "mnist_4_9")
+    about = {
+        "model": {"name": "SMLP", "arguments": arguments},
+        "dataset": {"name": "mnist_4_9"},
+        "classes": [4, 5, 6, 7, 8, 9],
+    }
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, model.state_dict(), about)
+    with pytest.raises(UsageError, match="holds SMLP, waly runs WMLP; give --username sigurd"):
+        build_model("waly", "mnist_4_9", load_checkpoint(path))
+    with pytest.raises(UsageError, match=r"\[0, 1, 2, 3\]; give --dataset mnist_4_9"):
+        build_model("sigurd", "mnist_0_3", load_checkpoint(path))
+    about["model"]["arguments"] = {**arguments, "unheard_of": 3}
+    save_checkpoint(path, model.state_dict(), about)
+    with pytest.raises(UsageError, match="another version of SMLP.*unheard_of"):
+        build_model("sigurd", "mnist_4_9", load_checkpoint(path))
+
+
+def test_missing_file_is_made_and_said(tmp_path, monkeypatch, capsys, processed):
+    made = []
+
+    def create(path: Path, train: bool, labels_to_keep: tuple[int, ...]) -> None:
+        made.append((path, train, labels_to_keep))
+        (processed / "mnist_4_9.h5").rename(path)
+
+    monkeypatch.setattr("DJSW.pipelines.named", lambda name: create)
+    path = processed / "mnist_test_4_9.h5"
+    path.unlink()
+    assert len(open_split("mnist_4_9", train=False)) == 120
+    assert made == [(path, False, (4, 5, 6, 7, 8, 9))]
+    assert f"{path} is not there yet" in capsys.readouterr().out
+
+
+def test_files_of_another_dataset_are_refused(processed):
+    (processed / "mnist_0_3.h5").rename(processed / "mnist_4_9.h5")
+    with pytest.raises(RunError, match=r"holds the labels \[0, 1, 2, 3\], mnist_4_9 has only"):
+        open_split("mnist_4_9", train=True)
+    (processed / "usps_0_6.h5").rename(processed / "mnist_0_3.h5")
+    with pytest.raises(RunError, match=r"images of \(16, 16\) pixels, mnist_0_3 has \(28, 28\)"):
+        open_split("mnist_0_3", train=True)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_table_of_datasets_is_whole(dataset):
+    entry = DATASETS[dataset]
+    assert callable(named(entry.create))
+    assert list(entry.digits) == sorted(set(entry.digits))
+    assert len({name for d in DATASETS.values() for name in (d.train_file, d.test_file)}) == 6
+
+
+def test_nobody_is_named_in_shared_code():
+    """People are data: outside the table, code names no person and no person's network."""
+    names = [*PEOPLE, *(person.model_name for person in PEOPLE.values())]
+    shared = [
+        path
+        for package in ("DJSW", "utils", "datasetprep")
+        for path in (ROOT / package).glob("*.py")
+        if path.name != "pipelines.py"
+    ]
+    assert len(shared) > 10
+    for path in shared:
+        code = re.sub(r'"""[\s\S]*?"""|#.*', "", path.read_text(encoding="utf-8"))
+        assert not [name for name in names if re.search(rf"\b{name}\b", code)], path
+
+
+def test_imports_go_one_way():
+    for package in ("models", "utils", "datasetprep"):
+        for path in (ROOT / package).glob("*.py"):
+            assert not re.search(r"^\s*(from|import) DJSW", path.read_text(encoding="utf-8"), re.M)

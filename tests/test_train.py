@@ -1,0 +1,193 @@
+"""The training loop against a plain one, and what makes runs comparable."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from DJSW.train import Settings, epoch_order, split_rows, train_pipeline
+from utils.checkpoint import load_checkpoint, weights_sha256
+from utils.failures import RunError, UsageError
+from utils.training_run import TrainingRun
+
+ABOUT = {"model": {"name": "M", "arguments": {}}, "dataset": {"name": "d"}, "classes": [0, 1]}
+CPU = torch.device("cpu")
+
+
+def small_problem(count=23):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 1, 2, 2, generator=generator)
+    classes = (images.sum((1, 2, 3)) > 2).long()
+    return TensorDataset(images, classes)
+
+
+def small_model(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+
+
+def train(folder, settings, model=None, name="run", resume=False):
+    model = model or small_model()
+    run = TrainingRun(folder, name, about={**ABOUT, "settings": vars(settings)})
+    data = small_problem()
+    train_pipeline(model, data, small_problem(10), settings, run, CPU, resume=resume)
+    run.finish(0.0)
+    return model, run
+
+
+def without_seconds(history):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+def test_equals_a_plain_float64_loop(tmp_path):
+    settings = Settings(num_epochs=3, batch_size=5, lr=0.05, seed=7)
+    model, run = train(tmp_path, settings)
+
+    reference = small_model().double()
+    images, classes = small_problem().tensors
+    validation_images, validation_classes = small_problem(10).tensors
+    optimizer = torch.optim.Adam(reference.parameters(), lr=0.05, foreach=False, fused=False)
+    for epoch, row in enumerate(run.history, start=1):
+        total = 0.0
+        for index in epoch_order(23, 7, epoch).split(5):  # the last batch has 3
+            loss = F.cross_entropy(reference(images[index].double()), classes[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(index)
+        assert row["train_loss"] == pytest.approx(total / 23, rel=1e-5)
+        with torch.no_grad():
+            logits = reference(validation_images.double())
+        loss = F.cross_entropy(logits, validation_classes).item()
+        assert row["validation_loss"] == pytest.approx(loss, rel=1e-5)
+        right = (logits.argmax(1) == validation_classes).sum().item()
+        assert row["validation_accuracy"] == right / 10
+    for found, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
+    settings = Settings(num_epochs=2, batch_size=5, lr=0.05, seed=1)
+    (first, run), (second, again) = (train(tmp_path, settings, name=name) for name in "ab")
+    assert without_seconds(run.history) == without_seconds(again.history)
+    assert weights_sha256(first.state_dict()) == weights_sha256(second.state_dict())
+    other, _ = train(tmp_path, Settings(2, 5, 0.05, seed=2), name="c")
+    assert weights_sha256(first.state_dict()) != weights_sha256(other.state_dict())
+
+
+def test_every_image_once_an_epoch_in_an_order_of_its_own():
+    orders = [epoch_order(100, seed, epoch) for seed in (0, 1) for epoch in (1, 2, 3)]
+    assert all(sorted(order.tolist()) == list(range(100)) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 6
+    assert torch.equal(epoch_order(100, 2**63 - 1, 1), epoch_order(100, 2**63 - 1, 1))
+
+
+def test_split_is_nine_to_one_and_the_same_whatever_was_drawn_before():
+    torch.manual_seed(1)
+    training, validation = split_rows(35_246)
+    torch.manual_seed(2)
+    again, _ = split_rows(35_246)
+    assert torch.equal(training, again)
+    assert (len(training), len(validation)) == (31_722, 3_524)
+    assert sorted(torch.cat([training, validation]).tolist()) == list(range(35_246))
+    expected = torch.utils.data.random_split(
+        range(35_246), [0.9, 0.1], generator=torch.Generator().manual_seed(42)
+    )
+    assert training.tolist() == list(expected[0].indices)
+    with pytest.raises(RunError, match="9 images are too few"):
+        split_rows(9)
+
+
+def test_what_a_training_leaves(tmp_path):
+    settings = Settings(num_epochs=12, batch_size=5, lr=0.2, seed=0)
+    model, run = train(tmp_path, settings)
+    names = {path.name.removeprefix("run_") for path in tmp_path.iterdir()}
+    assert names == {
+        "checkpoint_best.pt",
+        "checkpoint_epoch_10.pt",
+        "checkpoint_epoch_12.pt",
+        "curves.png",
+        "history.csv",
+        "resume.pt",
+        "run.json",
+    }
+    best = min(run.history, key=lambda row: row["validation_loss"])
+    assert best["epoch"] < 12, "the case where best and last differ"
+    checkpoint = load_checkpoint(run.best_file)
+    assert checkpoint.about["epoch"] == best["epoch"]
+    assert checkpoint.about["metrics"] == best
+    last = load_checkpoint(tmp_path / "run_checkpoint_epoch_12.pt")
+    assert weights_sha256(last.weights) == weights_sha256(model.state_dict())
+
+    with run.history_file.open(newline="") as file:
+        rows = [{name: float(v) for name, v in row.items()} for row in csv.DictReader(file)]
+    assert rows == run.history
+
+    record = json.loads(run.record_file.read_text())
+    assert record["status"] == "finished"
+    assert record["results"]["best"]["epoch"] == best["epoch"]
+    assert record["results"]["last"]["weights_sha256"] == weights_sha256(model.state_dict())
+    assert record["results"]["best"]["weights_sha256"] == weights_sha256(checkpoint.weights)
+    assert record["sessions"][0]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert run.file("curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_loss_that_is_not_finite_stops_at_once(tmp_path):
+    data = small_problem()
+    data.tensors[0][11] = math.nan
+    run = TrainingRun(tmp_path, "run")
+    settings = Settings(num_epochs=3, batch_size=5, lr=0.01, seed=0)
+    step = epoch_order(23, 0, 1).tolist().index(11) // 5 + 1
+    with pytest.raises(RunError, match=f"loss is nan in epoch 1, step {step} of 5"):
+        train_pipeline(small_model(), data, small_problem(10), settings, run, CPU)
+    assert not run.best_file.exists()
+
+
+def test_resumed_training_equals_one_never_stopped(tmp_path):
+    whole, expected = train(tmp_path, Settings(5, 5, 0.05, seed=3), name="whole")
+    train(tmp_path, Settings(2, 5, 0.05, seed=3), name="parts", resume=True)
+    with (tmp_path / "parts_history.csv").open("a") as file:
+        file.write("3,0.1,0.1,0.1,0.1,0.1\n")  # as if killed before the state was written
+    model, run = train(tmp_path, Settings(5, 5, 0.05, seed=3), name="parts", resume=True)
+    assert weights_sha256(model.state_dict()) == weights_sha256(whole.state_dict())
+    assert without_seconds(run.history) == without_seconds(expected.history)
+    assert run.history_file.read_text().count("\n") == 6
+    best = [load_checkpoint(r.best_file).weights for r in (run, expected)]
+    assert weights_sha256(best[0]) == weights_sha256(best[1])
+    assert [session["first_epoch"] for session in run.sessions] == [1, 3]
+    model, run = train(tmp_path, Settings(5, 5, 0.05, seed=3), name="parts", resume=True)
+    assert len(run.history) == 5, "there is nothing left to do"
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.1}, {"seed": 4}, {"batch_size": 6}])
+def test_resuming_with_other_settings_names_the_difference(tmp_path, change):
+    settings = {"num_epochs": 1, "batch_size": 5, "lr": 0.05, "seed": 3}
+    train(tmp_path, Settings(**settings))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (name, value), *_ = change.items()
+    with pytest.raises(UsageError, match=f"settings.{name} {settings[name]}, not {value}"):
+        train(tmp_path, Settings(**settings | change), resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_names_are_used_once(tmp_path):
+    settings = Settings(1, 5, 0.05, seed=3)
+    train(tmp_path, settings)
+    with pytest.raises(UsageError, match="was trained before.*--resume"):
+        train(tmp_path, settings)
+    (tmp_path / "run_resume.pt").unlink()
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="was trained before.*another --exp_name$"):
+            train(tmp_path, settings, resume=resume)
+    train(tmp_path, settings, name="run_2")
+    (tmp_path / "other_resume.pt").write_bytes(b"")
+    with pytest.raises(UsageError, match="other_resume.pt is empty"):
+        train(tmp_path, settings, name="other", resume=True)
+    torch.save({"format": "djsw-state-0"}, tmp_path / "other_resume.pt")
+    with pytest.raises(UsageError, match="no state that this version can resume"):
+        train(tmp_path, settings, name="other", resume=True)
