@@ -1,4 +1,4 @@
-"""Raw files to HDF5: synthetic IDX, text and LIBSVM files, the real USPS, and all that goes wrong."""
+"""Raw files to HDF5: synthetic IDX, text and LIBSVM files, the real USPS; and what goes wrong."""
 
 import bz2
 import gzip
