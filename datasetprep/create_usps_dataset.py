@@ -70,7 +70,8 @@ def create_usps_h5(
             {libsvm: MD5[libsvm]},
             {"torchvision": partial(_download, train)} if download and not given else {},
             f"Put {text} (of The Elements of Statistical Learning) or {libsvm} (of LIBSVM's data "
-            f"page) into {folder}, or name a folder that has it in --raw_dir or DJSW_RAW_USPS",
+            f"page) into {folder}, or name a folder that has it in the environment variable "
+            "DJSW_RAW_USPS",
             algorithm="md5",
         )
         from torchvision.datasets import USPS

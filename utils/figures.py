@@ -25,7 +25,9 @@ def save_curves(path: Path, title: str, history: Sequence[Mapping[str, Any]]) ->
     )
     accuracy.set(xlabel="epoch", ylabel="accuracy / %")
     for axes in (losses, accuracy):
-        axes.axvline(best["epoch"], color="0.6", linestyle=":", label=f"best: {best['epoch']}")
+        axes.axvline(
+            best["epoch"], color="0.6", linestyle=":", label=f"best epoch: {best['epoch']}"
+        )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()

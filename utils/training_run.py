@@ -155,7 +155,8 @@ class TrainingRun:
                 "training_seconds": sum(row["seconds"] for row in self.history),
             },
         )
-        save_curves(self.file("curves.png"), self.exp_name, self.history)
+        title = f"{self.exp_name}: {self.about['model']['name']} on {self.about['dataset']['name']}"
+        save_curves(self.file("curves.png"), title, self.history)
 
     @staticmethod
     def _result(row: Row, path: Path) -> dict[str, Any]:
