@@ -5,9 +5,11 @@ Evaluate:  ``--username sigurd --exp_name first --output_dir reports --load_chec
 """
 
 import sys
+from pathlib import Path
 
-if __name__ == "__main__" and not __package__:
-    import rootpath  # noqa: F401
+if __name__ == "__main__" and not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import utils.script  # noqa: F401
 
 import argparse
 import os
@@ -65,9 +67,10 @@ def parser() -> Parser:
 
 def experiment_name(text: str) -> str:
     """Letters, digits, ``.``, ``_`` and ``-``: safe in every file name."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", text) or ".." in text:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text) or ".." in text or len(text) > 100:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not made of letters, digits, '.', '_' and '-' (without '..')"
+            f"{text!r} is no name: up to 100 letters, digits, '.', '_' and '-', without '..' and "
+            "not starting with '.' or '-'"
         )
     return text
 

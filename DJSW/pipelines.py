@@ -46,6 +46,7 @@ class Person:
 class DigitDataset:
     """Some digits of one source, in a file a split.
 
+    :ivar source: ``"mnist"`` or ``"usps"``, as the file states it.
     :ivar digits: the digits that it holds; ``digits[k]`` is class ``k``.
     :ivar image_size: height and width of the images, in pixels.
     :ivar train_file: name of the training file in ``data/processed/``.
@@ -54,6 +55,7 @@ class DigitDataset:
         (``create(output_path, train=…, labels_to_keep=…)``).
     """
 
+    source: str
     digits: tuple[int, ...]
     image_size: tuple[int, int]
     train_file: str
@@ -87,6 +89,7 @@ _create_usps = "datasetprep.create_usps_dataset:create_usps_h5"
 
 DATASETS = {
     "mnist_4_9": DigitDataset(
+        source="mnist",
         digits=(4, 5, 6, 7, 8, 9),
         image_size=(28, 28),
         train_file="mnist_4_9.h5",
@@ -94,6 +97,7 @@ DATASETS = {
         create=_create_mnist,
     ),
     "usps_0_6": DigitDataset(
+        source="usps",
         digits=(0, 1, 2, 3, 4, 5, 6),
         image_size=(16, 16),
         train_file="usps_0_6.h5",
@@ -101,6 +105,7 @@ DATASETS = {
         create=_create_usps,
     ),
     "mnist_0_3": DigitDataset(
+        source="mnist",
         digits=(0, 1, 2, 3),
         image_size=(28, 28),
         train_file="mnist_0_3.h5",
@@ -133,6 +138,7 @@ def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
     path = PROCESSED / (entry.train_file if train else entry.test_file)
     if not path.exists():
         print(f"{path} is not there yet: making it", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         named(entry.create)(path, train=train, labels_to_keep=entry.digits)
     data = MnistH5Dataset(path, target_transform=DigitClasses(entry.digits))
     if data.images.shape[1:] != entry.image_size:
@@ -146,8 +152,20 @@ def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
             f"{path} holds the labels {strangers}, {dataset} has only {list(entry.digits)}; "
             "delete it to have it made anew"
         )
+    wanted = {
+        "dataset": entry.source,
+        "split": "train" if train else "test",
+        "kept_labels": list(entry.digits),
+    }
+    for name, value in wanted.items():
+        stated = np.asarray(data.attributes.get(name, value)).tolist()
+        if stated != value:  # earlier files state nothing
+            raise RunError(
+                f"{path} is not what its name says: its {name} is {stated}, not {value}; "
+                "delete it to have it made anew"
+            )
     for name, found in data.sha256().items():
-        if data.attributes.get(name, found) != found:  # files of others state no hash
+        if data.attributes.get(name, found) != found:
             raise RunError(
                 f"{path} is damaged: its {name} is {found}, it was written with "
                 f"{data.attributes[name]}; delete it to have it made anew"
@@ -184,14 +202,15 @@ def build_model(
             arguments |= network.arguments_of(checkpoint.weights)
     try:
         bound = signature(network).bind(**arguments)
-    except TypeError as error:
-        assert checkpoint is not None, f"the table's entry of {username} is wrong: {error}"
+        bound.apply_defaults()  # recorded too, so that a default can change without harm
+        model: nn.Module = network(**bound.arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if checkpoint is None:
+            raise
         raise UsageError(
-            f"{checkpoint.path} was made by another version of {network.__name__} ({error}); "
-            "use that version"
+            f"{checkpoint.path} was made with {arguments}, which {network.__name__} does not take "
+            f"({error}); use the version that wrote it"
         ) from None
-    bound.apply_defaults()  # recorded too, so that a default can change without harm
-    model: nn.Module = network(**bound.arguments)
     if checkpoint is not None:
         load_weights(model, checkpoint)
     return model, dict(bound.arguments)

@@ -43,7 +43,7 @@ def train_model(args: argparse.Namespace) -> None:
     dataset = args.dataset or PEOPLE[args.username].dataset
     settings = Settings(args.num_epochs, args.batch_size, args.lr, args.seed)
     start = None
-    if args.load_checkpoint:
+    if args.load_checkpoint is not None:
         start = load_checkpoint(find_file(args.load_checkpoint, "--load_checkpoint"))
     torch.manual_seed(settings.seed)
     model, arguments = build_model(args.username, dataset, start)
@@ -66,8 +66,9 @@ def train_model(args: argparse.Namespace) -> None:
     print(f"output      {run.folder}", flush=True)
     training = load_rows(data, device, training_rows)
     validation = load_rows(data, device, validation_rows)
-    train_pipeline(model, training, validation, settings, run, device, resume=args.resume)
-    run.finish(time.perf_counter() - started)
+    with run.locked():
+        train_pipeline(model, training, validation, settings, run, device, resume=args.resume)
+        run.finish(time.perf_counter() - started)
     best = run.best
     print(
         f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
@@ -108,15 +109,23 @@ def train_pipeline(
     """
     model.to(device)
     optimizer = Adam(model.parameters(), lr=settings.lr, fused=True)
-    run.begin(model, optimizer, device, resume=resume)
+    run.begin(model, optimizer, device, settings.num_epochs, resume=resume)
+    if run.history:
+        print(f"{len(run.history)} epochs are done already", flush=True)
     for epoch in range(len(run.history) + 1, settings.num_epochs + 1):
         started = time.perf_counter()
-        train_loss = _train_epoch(model, optimizer, training, settings, epoch, device)
+        losses = _train_epoch(model, optimizer, training, settings, epoch, device)
+        if not losses.isfinite().all():
+            step = int(losses.isfinite().logical_not().nonzero()[0])
+            raise run.failed(
+                f"the loss is {losses[step].item()} in epoch {epoch}, step {step + 1} of "
+                f"{len(losses)}; try a smaller --lr than {settings.lr:g}"
+            )
         trained = time.perf_counter()
         validation_loss, accuracy = _validate(model, validation, device)
         row = {
             "epoch": epoch,
-            "train_loss": train_loss,
+            "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
             "validation_loss": validation_loss,
             "validation_accuracy": accuracy,
             "learning_rate": settings.lr,
@@ -148,8 +157,8 @@ def _train_epoch(
     settings: Settings,
     epoch: int,
     device: torch.device,
-) -> float:
-    """One pass over the training images; returns their mean loss."""
+) -> Tensor:
+    """One pass over the training images; returns each step's loss, summed over its images."""
     model.train()
     order = epoch_order(len(training), settings.seed, epoch)
     loss_sums = []  # read only after the epoch, since reading one makes a GPU wait
@@ -159,15 +168,7 @@ def _train_epoch(
         loss.backward()
         optimizer.step()
         loss_sums.append(loss.detach() * len(classes))
-    losses = torch.stack(loss_sums).cpu()
-    if not losses.isfinite().all():
-        step = int(losses.isfinite().logical_not().nonzero()[0])
-        raise RunError(
-            f"the loss is {losses[step].item()} in epoch {epoch}, step {step + 1} of "
-            f"{len(losses)}; the checkpoints of earlier epochs are kept; try a smaller --lr than "
-            f"{settings.lr:g}"
-        )
-    return losses.sum(dtype=torch.float64).item() / len(order)
+    return torch.stack(loss_sums).cpu()
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

@@ -28,7 +28,7 @@ def parser(dataset: str) -> argparse.ArgumentParser:
 
 def output_of(args: argparse.Namespace, dataset: str) -> str:
     """``--output``, else the name by the convention ``{dataset}[_test][_{first}_{last}].h5``."""
-    if args.output:
+    if args.output is not None:
         return str(args.output)
     name = dataset + ("" if args.train else "_test")
     if args.keep:
@@ -41,7 +41,7 @@ def output_of(args: argparse.Namespace, dataset: str) -> str:
 
 def run(dataset: str, create: Callable[..., Path], args: argparse.Namespace) -> None:
     """Run a dataset's command: verify a file, or make one by ``create``."""
-    if args.verify:
+    if args.verify is not None:
         from datasetprep.h5_files import verify  # imports torch: not for --help
 
         print(verify(find_file(args.verify, "--verify")))

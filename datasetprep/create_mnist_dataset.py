@@ -6,8 +6,9 @@
 import sys
 from pathlib import Path
 
-if __name__ == "__main__" and not __package__:  # as a script: the root in place of this folder
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__" and not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import utils.script  # noqa: F401
 
 import gzip
 import shutil

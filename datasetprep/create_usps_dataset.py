@@ -6,8 +6,9 @@
 import sys
 from pathlib import Path
 
-if __name__ == "__main__" and not __package__:  # as a script: the root in place of this folder
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__" and not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import utils.script  # noqa: F401
 
 import gzip
 import os
@@ -18,6 +19,7 @@ import numpy as np
 
 from datasetprep import command, raw_files
 from utils.command_line import run_command
+from utils.failures import RunError
 from utils.files import ROOT, find_folder, sha256_of
 
 #: The text files of The Elements of Statistical Learning, as they are distributed.
@@ -55,20 +57,23 @@ def create_usps_h5(
     split = "train" if train else "test"
 
     def read_raw() -> h5_files.RawSplit:
-        given = raw_dir or os.environ.get("DJSW_RAW_USPS")
-        folder = find_folder(given, "--raw_dir or DJSW_RAW_USPS") if given else RAW_FOLDER
+        given = os.environ.get("DJSW_RAW_USPS") or None if raw_dir is None else raw_dir
+        folder = RAW_FOLDER if given is None else find_folder(given, "--raw_dir or DJSW_RAW_USPS")
         text, libsvm = TEXT[split], LIBSVM[split]
+        mirrors = {"torchvision": partial(_download, train)} if download and given is None else {}
         if (folder / text).is_file():
-            raw_files.fetch(
-                folder, {text: SHA256[text]}, {}, f"Replace {text} by the published file"
-            )
-            images, labels = _read_text(folder / text)
-            source = "The Elements of Statistical Learning"
-            return h5_files.RawSplit(images, labels, source, {text: SHA256[text]})
+            wrong = raw_files.wrong_files(folder, {text: SHA256[text]})
+            if not wrong:
+                images, labels = _read_text(folder / text)
+                source = "The Elements of Statistical Learning"
+                return h5_files.RawSplit(images, labels, source, {text: SHA256[text]})
+            if not mirrors:
+                raise RunError(f"{folder}: {wrong[0]}; replace it by the published file")
+            print(f"{folder}: {wrong[0]}", flush=True)
         raw_files.fetch(
             folder,
             {libsvm: MD5[libsvm]},
-            {"torchvision": partial(_download, train)} if download and not given else {},
+            mirrors,
             f"Put {text} (of The Elements of Statistical Learning) or {libsvm} (of LIBSVM's data "
             f"page) into {folder}, or name a folder that has it in the environment variable "
             "DJSW_RAW_USPS",

@@ -2,9 +2,8 @@
 
 A file holds ``images`` uint8 (N, H, W) and ``labels`` uint8 (N,), the digits themselves, in the
 order of the raw files; both contiguous and uncompressed, so that a reader can memory-map the bytes
-in place. Root attributes: ``schema_version``, ``dataset``, ``split``, ``kept_labels``, ``source``,
-``raw_sha256`` (JSON: raw file -> hash), ``images_sha256``, ``labels_sha256``, ``tool``,
-``tool_version``. The same digits give the same bytes.
+in place. The root attributes are :data:`ATTRIBUTES`; ``raw_sha256`` is JSON, raw file -> hash.
+The same digits give the same bytes.
 """
 
 import json
@@ -17,10 +16,22 @@ import h5py
 import numpy as np
 
 from utils.failures import RunError, UsageError
-from utils.files import place_file, writing
+from utils.files import ROOT, place_file, writing
 from utils.mnist_dataset import MnistH5Dataset, array_hashes
 
 SCHEMA_VERSION = 1
+ATTRIBUTES = (
+    "schema_version",
+    "dataset",
+    "split",
+    "kept_labels",
+    "source",
+    "raw_sha256",
+    "images_sha256",
+    "labels_sha256",
+    "tool",
+    "tool_version",
+)
 ALL_DIGITS = tuple(range(10))
 
 
@@ -45,7 +56,11 @@ def create_h5(
     keep = sorted(set(ALL_DIGITS if labels_to_keep is None else labels_to_keep))
     if not keep or not set(keep) <= set(ALL_DIGITS):
         raise UsageError(f"labels to keep {keep} are no digits; give some of {list(ALL_DIGITS)}")
-    path = place_file(output_path)
+    if not Path(output_path).is_absolute():
+        (ROOT / "data" / "processed").mkdir(
+            parents=True, exist_ok=True
+        )  # git keeps no empty folder
+    path = place_file(output_path, "--output")
     wanted = {
         "schema_version": SCHEMA_VERSION,
         "dataset": dataset,
@@ -77,32 +92,40 @@ def create_h5(
 def verify(path: Path) -> str:
     """Check a file against its own attributes; returns the sentence that says what it holds.
 
-    :raises RunError: an array is not the one that was written, or the file states no hashes.
+    :raises RunError: an array is not the one that was written, or an attribute is missing.
     """
-    data = MnistH5Dataset(path)
-    attributes = data.attributes
-    if "images_sha256" not in attributes:
-        raise RunError(f"{path} states no SHA-256 of its arrays; make it anew to have it verified")
+    stated, data = _stated(path), MnistH5Dataset(path)
     for name, found in data.sha256().items():
-        if attributes[name] != found:
+        if stated[name] != found:
             raise RunError(
-                f"{path} is altered: {name} is {found}, its attribute says {attributes[name]}; "
+                f"{path} is altered: its {name} is {found}, it was written with {stated[name]}; "
                 "delete it and make it anew"
             )
     return (
-        f"{path} is as written: {attributes['dataset']} {attributes['split']}, {len(data)} images "
-        f"of digits {', '.join(map(str, attributes['kept_labels']))}, from {attributes['source']}"
+        f"{path} is as written: {stated['dataset']} {stated['split']}, {len(data)} images of the "
+        f"digits {stated['kept_labels']}, from {stated['source']}"
     )
 
 
+def _stated(path: Path) -> dict[str, Any]:
+    """The file's attributes as plain values."""
+    attributes = MnistH5Dataset(path).attributes
+    missing = [name for name in ATTRIBUTES if name not in attributes]
+    if missing:
+        raise RunError(f"{path} lacks the attributes {', '.join(missing)}; make it anew")
+    return {name: np.asarray(value).tolist() for name, value in attributes.items()}
+
+
 def _holds(path: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the file is whole and is what is wanted; if not, says that it is replaced."""
     try:
         verify(path)
+        stated = _stated(path)
     except RunError as error:
-        print(f"replacing it: {error}", flush=True)
+        print(f"replaced: {error}", flush=True)
         return False
-    with h5py.File(path, "r", locking=False) as file:
-        found = {name: np.asarray(file.attrs[name]).tolist() for name in wanted}
-    if found != wanted:
-        print(f"replacing {path}: it holds {found}", flush=True)
-    return found == wanted
+    for name, value in wanted.items():
+        if stated[name] != value:
+            print(f"replaced: {path} has the {name} {stated[name]}, not {value}", flush=True)
+            return False
+    return True

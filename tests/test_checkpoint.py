@@ -66,6 +66,14 @@ def test_state_dicts_of_others(tmp_path, form, device):
     assert weights_sha256(model.state_dict()) == weights_sha256(WEIGHTS)
 
 
+def test_wrappers_that_hold_themselves_end(tmp_path):
+    content = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(UsageError, match="holds no state dict"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
 def test_own_checkpoint_and_its_plain_values(tmp_path):
     about = {**ABOUT, "epoch": 3, "metrics": {"loss": 0.1}}
     save_checkpoint(tmp_path / "c.pt", WEIGHTS, about)
@@ -104,7 +112,7 @@ def test_damaged_files(tmp_path):
     whole = path.read_bytes()
     harmed = {
         "empty": b"",
-        "cut off": whole[: len(whole) // 2],
+        **{f"cut off at {size}": whole[:size] for size in range(1, len(whole) - 50, 7777)},
         "cut off near its end": whole[:-100],
         "a byte changed": whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:],
         "text": b"layer1.weight\n",
@@ -123,7 +131,18 @@ def test_damaged_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [[1, 2], {}, {"layer1.weight": 3}, {3: torch.zeros(1)}, torch.zeros(3)], ids=str
+    "content",
+    [
+        [1, 2],
+        {},
+        {"layer1.weight": 3},
+        {3: torch.zeros(1)},
+        torch.zeros(3),
+        {"a": torch.zeros(3).to_sparse()},
+        {"a": torch.tensor([1.0, float("nan")])},
+        {**ABOUT, "format": FORMAT, "weights": {"a": 3}, "weights_sha256": "0"},
+    ],
+    ids=str,
 )
 def test_no_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "c.pt")

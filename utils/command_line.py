@@ -31,7 +31,8 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename}", file=sys.stderr)
+        file = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{file}", file=sys.stderr)
         return RunError.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -40,16 +41,19 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
 
 
 def positive_int(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    """A whole number from 1 to a billion."""
+    return _whole_number(text, 1, 10**9)
 
 
 def seed(text: str) -> int:
     """A whole number from 0 to 2**63 - 1, what every generator here takes."""
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**63 - 1")
+    return _whole_number(text, 0, 2**63 - 1)
+
+
+def _whole_number(text: str, least: int, most: int) -> int:
+    is_number = text.isascii() and text.isdigit() and len(text) < 20
+    if not (is_number and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
     return int(text)
 
 

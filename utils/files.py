@@ -20,6 +20,8 @@ def _places(path: str | Path) -> list[Path]:
 
 
 def _find(path: str | Path, flag: str, what: str, is_wanted: Callable[[Path], bool]) -> Path:
+    if not str(path):
+        raise UsageError(f"{flag} is empty; give an existing {what}")
     for place in _places(path):
         if is_wanted(place):
             return place.resolve()
@@ -43,17 +45,15 @@ def find_folder(path: str | Path, flag: str) -> Path:
     return _find(path, flag, "folder", Path.is_dir)
 
 
-def place_file(path: str | Path) -> Path:
-    """The absolute path of a file to be written.
+def place_file(path: str | Path, flag: str) -> Path:
+    """The absolute path of a file to be written, in an existing folder.
 
-    It goes where it is, else where its folder is (from the working directory first), else below
-    ``ROOT``, where the folder is made.
+    :raises UsageError: its folder is in neither place.
     """
-    places = _places(path)
-    for place in (*filter(Path.is_file, places), *(p for p in places if p.parent.is_dir())):
-        return place.resolve()
-    places[-1].parent.mkdir(parents=True, exist_ok=True)
-    return places[-1].resolve()
+    folder = find_folder(Path(path).parent, f"{flag} {str(path)!r}: the folder")
+    if not Path(path).name or (folder / Path(path).name).is_dir():
+        raise UsageError(f"{flag} {str(path)!r} is a folder; give the name of a file")
+    return folder / Path(path).name
 
 
 def recorded(path: str | Path) -> str:
@@ -71,7 +71,8 @@ def writing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     A reader sees the old file or the whole new one, at whatever line the machine dies.
 
     :raises FileExistsError: with ``exclusive``, where ``path`` exists by then: of any number of
-        writers one wins (hard links are exclusive on every file system, network ones included).
+        writers one wins.
+    :raises OSError: the disk is full, say; it names ``path``.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -79,11 +80,25 @@ def writing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         if exclusive:
-            os.link(temporary, path)
+            _link(temporary, path)
         else:
             temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Rename that fails where ``path`` exists."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, such as exFAT
+        path.open("xb").close()
+        temporary.replace(path)
 
 
 def sha256_of(path: Path) -> str:

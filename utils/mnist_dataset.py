@@ -29,8 +29,10 @@ class DigitClasses:
         self.table = np.full(256, -1, dtype=np.int64)
         self.table[list(digits)] = np.arange(len(digits))
 
-    def __call__(self, labels: np.ndarray) -> np.ndarray:
-        return np.asarray(self.table[labels])
+    def __call__(self, labels: Any) -> Any:
+        """Classes of an array of digits, or of one digit."""
+        classes = self.table[labels]
+        return int(classes) if np.ndim(labels) == 0 else classes
 
 
 class MnistH5Dataset(Dataset[tuple[Any, Any]]):
@@ -65,22 +67,24 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
             raise FileNotFoundError(2, "no such file", str(self.h5_path))
         try:
             # Read-only input needs no lock, and some network file systems offer none.
-            file = h5py.File(self.h5_path, "r", locking=False)
+            with h5py.File(self.h5_path, "r", locking=False) as file:
+                self._read(file)
         except OSError as error:
             raise RunError(
                 f"{self.h5_path} is damaged or no HDF5 file ({error}); delete it and make it anew"
             ) from None
-        with file:
-            images, labels = self._checked(file)
-            #: The root attributes: where the digits come from (``datasetprep`` writes them).
-            self.attributes: dict[str, Any] = dict(file.attrs)
-            self.labels: np.ndarray = labels[()]
-            offset = None if images.chunks else images.id.get_offset()
-            if offset is None:
-                self.images: np.ndarray = images[()]
-            else:
-                mapped = np.memmap(self.h5_path, np.uint8, "r", offset, images.shape)
-                self.images = mapped.view(np.ndarray)  # plain arrays are indexed twice as fast
+
+    def _read(self, file: h5py.File) -> None:
+        images, labels = self._checked(file)
+        #: The root attributes: where the digits come from (``datasetprep`` writes them).
+        self.attributes: dict[str, Any] = dict(file.attrs)
+        self.labels: np.ndarray = labels[()]
+        offset = None if images.chunks else images.id.get_offset()
+        if offset is None:
+            self.images: np.ndarray = images[()]
+        else:
+            mapped = np.memmap(self.h5_path, np.uint8, "r", offset, images.shape)
+            self.images = mapped.view(np.ndarray)  # plain arrays are indexed twice as fast
 
     def _checked(self, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
         def check(passed: bool, message: str) -> None:
@@ -123,8 +127,8 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """The samples of one batch, read at once; ``DataLoader`` calls this and collates."""
-        images = self._scaled(self.images[np.asarray(indices)])
-        labels = self.labels[np.asarray(indices)].tolist()
+        rows = np.asarray(indices, dtype=np.intp)
+        images, labels = self._scaled(self.images[rows]), self.labels[rows].tolist()
         return [self._sample(image, label) for image, label in zip(images, labels, strict=True)]
 
     @staticmethod
@@ -139,12 +143,12 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
         )
 
     def _transformed(self, images: Tensor) -> Any:
-        if self.transform is None:
+        if self.transform is None or len(images) == 0:
             return images
         return default_collate([self.transform(image) for image in images])
 
     def _target_transformed(self, labels: np.ndarray) -> Any:
-        if self.target_transform is None:
+        if self.target_transform is None or len(labels) == 0:
             return torch.from_numpy(labels.astype(np.int64))
         if getattr(self.target_transform, "takes_arrays", False):
             return torch.from_numpy(self.target_transform(labels))

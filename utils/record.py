@@ -70,26 +70,28 @@ def _command() -> str:
     """The command line, its absolute paths made relative to the repository."""
     words = []
     for word in sys.argv:
-        flag, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        flag, equals, value = ("", "", word)
+        if word.startswith("--") and "=" in word:
+            flag, equals, value = word.partition("=")
         words.append(flag + equals + (recorded(value) if Path(value).is_absolute() else value))
     return shlex.join(["python", *words])
 
 
 def _git() -> dict[str, Any] | None:
     """The commit, and whether tracked files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (
-                ("rev-parse", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no"),
-            )
-        )
+        if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).resolve().parents[1]:
+            return None
+        commit = git("rev-parse", "HEAD")
+        changed = bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):  # no git, no checkout, or no commit yet
         return None
-    return {"commit": commit, "changed": bool(changes)}
+    return {"commit": commit, "changed": changed}
 
 
 def _device_name(device: torch.device) -> str:

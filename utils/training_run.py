@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from utils.checkpoint import (
     read_plain,
     save_checkpoint,
     weights_sha256,
+    write_plain,
 )
-from utils.failures import UsageError
+from utils.failures import RunError, UsageError
 from utils.files import writing
 from utils.record import facts, write_json
 
@@ -91,11 +93,18 @@ class TrainingRun:
 
         :raises UsageError: files of that name are there.
         """
+        for path in self._existing():
+            raise self._taken(path)
+
+    def _existing(self) -> list[Path]:
         endings = ("resume.pt", "run.json", "history.csv", "checkpoint_best.pt", "curves.png")
-        numbered = self.folder.glob(f"{self.exp_name}_checkpoint_epoch_*.pt")
-        for path in (*map(self.file, endings), *numbered):
-            if path.exists():
-                raise self._taken(path)
+        start = f"{self.exp_name}_checkpoint_epoch_"
+        numbered = [
+            path
+            for path in self.folder.glob(f"{start}*.pt")
+            if path.stem.removeprefix(start).isdecimal()  # not of another name that starts alike
+        ]
+        return [path for path in (*map(self.file, endings), *numbered) if path.exists()]
 
     def _taken(self, path: Path) -> UsageError:
         remedy = ", or --resume to go on with it" if path == self.state_file else ""
@@ -103,12 +112,48 @@ class TrainingRun:
             f"{self.exp_name!r} was trained before: {path} exists; give another --exp_name{remedy}"
         )
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training under the same name for the time of the block.
+
+        The system frees the lock of a process that dies, whichever way. Where there are no locks
+        (Windows, some network file systems) a name can still be claimed only once.
+
+        :raises UsageError: another process has the lock.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        path = self.file("resume.lock")
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"{self.exp_name!r} is being trained by another process now; wait for it, or "
+                    "give another --exp_name"
+                ) from None
+            except OSError:
+                pass
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
     def begin(
-        self, model: nn.Module, optimizer: Optimizer, device: torch.device, *, resume: bool
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        device: torch.device,
+        num_epochs: int,
+        *,
+        resume: bool,
     ) -> None:
         """Claim the name (of several processes one gets it), or take up the state that is there.
 
-        :raises UsageError: the name is taken, or was trained otherwise.
+        :raises UsageError: the name is taken, or was trained otherwise or for longer.
         """
         if resume and self.state_file.exists():
             self._take_up(model, optimizer)
@@ -118,6 +163,11 @@ class TrainingRun:
                 self._save_state(model, optimizer, exclusive=True)
             except FileExistsError:
                 raise self._taken(self.state_file) from None
+        if len(self.history) > num_epochs:
+            raise UsageError(
+                f"{self.exp_name!r} has {len(self.history)} epochs already; give --num_epochs "
+                f"{len(self.history)} or more to --resume it, or another --exp_name"
+            )
         self.sessions.append({**facts(device), "first_epoch": len(self.history) + 1})
         self._save_record("running")
         self._rewrite_history()
@@ -140,6 +190,15 @@ class TrainingRun:
         with self.history_file.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
         self._save_state(model, optimizer)
+
+    def failed(self, reason: str) -> RunError:
+        """The error to raise; a name under which no epoch was finished is free again."""
+        if self.history:
+            self._save_record("failed", reason=reason)
+            return RunError(f"{reason}; the checkpoints of earlier epochs are kept")
+        for path in self._existing():
+            path.unlink()
+        return RunError(reason)
 
     def finish(self, seconds: float) -> None:
         """Write the record with the results, and draw the curves."""
@@ -190,8 +249,7 @@ class TrainingRun:
             "history": self.history,
             "sessions": self.sessions,
         }
-        with writing(self.state_file, exclusive=exclusive) as temporary:
-            torch.save(state, temporary)
+        write_plain(self.state_file, state, exclusive=exclusive)
 
     def _take_up(self, model: nn.Module, optimizer: Optimizer) -> None:
         state = read_plain(self.state_file)
@@ -201,8 +259,8 @@ class TrainingRun:
                 "give another --exp_name"
             )
         before, now = dict(_flat(state["about"])), dict(_flat(self.about))
-        for name in sorted((before.keys() | now.keys()) - MAY_CHANGE):
-            if before.get(name) != now.get(name):
+        for name in before | now:
+            if name not in MAY_CHANGE and before.get(name) != now.get(name):
                 raise UsageError(
                     f"{self.exp_name!r} was trained with {name} {before.get(name)}, not "
                     f"{now.get(name)}; give the same to --resume it, or another --exp_name"
