@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from DJSW.pipelines import DATASETS, PEOPLE
 from utils.command_line import Parser, positive_float, positive_int, run_command, seed
+from utils.signals import stop_request
 
 
 def parser() -> Parser:
@@ -52,6 +53,12 @@ def parser() -> Parser:
         "--seed", type=seed, default=42, help="of the weights and the order of images; default 42"
     )
     flags.add_argument(
+        "--patience",
+        type=positive_int,
+        metavar="EPOCHS",
+        help="stop after so many epochs without a better validation loss; default: never",
+    )
+    flags.add_argument(
         "--resume",
         action="store_true",
         help="go on with a training of this name where it was stopped, if there is one",
@@ -80,9 +87,10 @@ def command(args: argparse.Namespace) -> None:
     # Networks this small are slower on several threads, and much slower beside a busy neighbour.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.train:
-        from DJSW.train import train_model
+        with stop_request.watched():
+            from DJSW.train import train_model
 
-        train_model(args)
+            train_model(args)
     else:
         from DJSW.evaluate import evaluate_model
 

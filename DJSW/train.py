@@ -1,6 +1,7 @@
 """Training: the loop, once."""
 
 import argparse
+import math
 import time
 from dataclasses import asdict, dataclass
 
@@ -8,19 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
 from torch.utils.data import Subset, random_split
+from tqdm import tqdm
 
 from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
+from utils.adam import Adam
 from utils.batches import Samples, batches, load_rows, predict
 from utils.checkpoint import describe, load_checkpoint
 from utils.device import choose_device
 from utils.failures import RunError
 from utils.files import find_file, find_folder, recorded
-from utils.training_run import Row, TrainingRun
+from utils.gradients import gradients_of
+from utils.progress import epoch_line
+from utils.signals import stop_request
+from utils.training_run import TrainingRun
 
 #: Seed of the 90/10 split: the same whatever ``--seed`` is, so that seeds can be compared.
 SPLIT_SEED = 42
+#: A long epoch's state is saved so often: what a dying machine may cost.
+SAVE_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Settings:
     batch_size: int
     lr: float
     seed: int
+    patience: int | None = None
 
 
 def train_model(args: argparse.Namespace) -> None:
@@ -41,7 +49,7 @@ def train_model(args: argparse.Namespace) -> None:
         run.require_new()
     device = choose_device(args.device)
     dataset = args.dataset or PEOPLE[args.username].dataset
-    settings = Settings(args.num_epochs, args.batch_size, args.lr, args.seed)
+    settings = Settings(args.num_epochs, args.batch_size, args.lr, args.seed, args.patience)
     start = None
     if args.load_checkpoint is not None:
         start = load_checkpoint(find_file(args.load_checkpoint, "--load_checkpoint"))
@@ -68,13 +76,14 @@ def train_model(args: argparse.Namespace) -> None:
     validation = load_rows(data, device, validation_rows)
     with run.locked():
         train_pipeline(model, training, validation, settings, run, device, resume=args.resume)
-        run.finish(time.perf_counter() - started)
+        run.finish(model, time.perf_counter() - started)
     best = run.best
     print(
         f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
         f"accuracy {best['validation_accuracy']:.2%}"
     )
     print(f"record      {run.record_file}")
+    print(f"curves      {run.file('curves.png')}")
     print(f"checkpoint  {run.best_file}")
 
 
@@ -106,69 +115,74 @@ def train_pipeline(
 
     :raises UsageError: the name is taken, or what is resumed was trained otherwise.
     :raises RunError: the loss is not finite.
+    :raises Stopped: a signal came; the state is saved.
     """
     model.to(device)
-    optimizer = Adam(model.parameters(), lr=settings.lr, fused=True)
-    run.begin(model, optimizer, device, settings.num_epochs, resume=resume)
-    if run.history:
-        print(f"{len(run.history)} epochs are done already", flush=True)
-    for epoch in range(len(run.history) + 1, settings.num_epochs + 1):
-        started = time.perf_counter()
-        losses = _train_epoch(model, optimizer, training, settings, epoch, device)
-        if not losses.isfinite().all():
-            step = int(losses.isfinite().logical_not().nonzero()[0])
-            raise run.failed(
-                f"the loss is {losses[step].item()} in epoch {epoch}, step {step + 1} of "
-                f"{len(losses)}; try a smaller --lr than {settings.lr:g}"
-            )
+    optimizer = Adam(model, settings.lr)
+    run.begin(model, optimizer, device, settings.num_epochs, resume)
+    if run.history or len(run.losses):
+        print(f"resumed     {len(run.history)} epochs and {len(run.losses)} steps are done")
+    while not run.is_over(settings.num_epochs, settings.patience):
+        started = time.perf_counter() - run.seconds
+        losses = _train_epoch(model, optimizer, training, settings, run, device)
         trained = time.perf_counter()
         validation_loss, accuracy = _validate(model, validation, device)
         row = {
-            "epoch": epoch,
+            "epoch": len(run.history) + 1,
             "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
             "validation_loss": validation_loss,
             "validation_accuracy": accuracy,
             "learning_rate": settings.lr,
             "seconds": time.perf_counter() - started,
         }
-        is_last = epoch == settings.num_epochs
-        run.save_epoch(row, model, optimizer, is_last=is_last)
+        run.save_epoch(row, model, optimizer)
         speed = len(training) / (trained - started)
-        print(_line(row, settings.num_epochs, speed), flush=True)
-
-
-def _line(row: Row, num_epochs: int, speed: float) -> str:
-    left = (num_epochs - row["epoch"]) * row["seconds"]
-    return (
-        f"epoch {row['epoch']:{len(str(num_epochs))}}/{num_epochs}"
-        f"  train loss {row['train_loss']:.4f}"
-        f"  validation loss {row['validation_loss']:.4f}"
-        f"  accuracy {row['validation_accuracy']:7.2%}"
-        f"  lr {row['learning_rate']:g}"
-        f"  {speed:8,.0f} images/s"
-        f"  {left // 60:.0f}:{left % 60:02.0f} left"
-    )
+        print(epoch_line(row, settings.num_epochs, speed), flush=True)
+    if len(run.history) < settings.num_epochs:
+        print(f"stopped early: no better validation loss for {settings.patience} epochs")
 
 
 def _train_epoch(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Adam,
     training: Samples,
     settings: Settings,
-    epoch: int,
+    run: TrainingRun,
     device: torch.device,
 ) -> Tensor:
-    """One pass over the training images; returns each step's loss, summed over its images."""
+    """The rest of the epoch under way; returns each step's loss, summed over its images."""
     model.train()
+    gradients = gradients_of(model)
+    epoch, done, size = len(run.history) + 1, len(run.losses), settings.batch_size
     order = epoch_order(len(training), settings.seed, epoch)
-    loss_sums = []  # read only after the epoch, since reading one makes a GPU wait
-    for images, classes in batches(training, order, settings.batch_size, device):
-        loss = F.cross_entropy(model(images), classes)
-        optimizer.zero_grad()
-        loss.backward()
+    # Kept on the device: reading a loss would make a GPU wait.
+    losses = torch.zeros(math.ceil(len(order) / size), device=device)
+    losses[:done] = run.losses.to(device)
+    started = saved = time.perf_counter()
+    rest = batches(training, order[done * size :], size, device)
+    bar = tqdm(rest, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=None)
+    for step, (images, classes) in enumerate(bar, start=done):
+        losses[step] = gradients(images, classes)
         optimizer.step()
-        loss_sums.append(loss.detach() * len(classes))
-    return torch.stack(loss_sums).cpu()
+        now = time.perf_counter()
+        if stop_request.signal or now - saved > SAVE_SECONDS:
+            _require_finite(losses[: step + 1], run, settings.lr)
+            run.save_step(losses[: step + 1], run.seconds + now - started, model, optimizer)
+            saved, started = now, now
+            if stop_request.signal:
+                raise run.stopped(stop_request.signal)
+    _require_finite(losses, run, settings.lr)
+    return losses.cpu()
+
+
+def _require_finite(losses: Tensor, run: TrainingRun, lr: float) -> None:
+    if losses.isfinite().all():
+        return
+    step = int(losses.isfinite().logical_not().nonzero()[0])
+    raise run.failed(
+        f"the loss is {losses[step].item()} in epoch {len(run.history) + 1}, step {step + 1}; "
+        f"try a smaller --lr than {lr:g}"
+    )
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

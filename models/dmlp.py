@@ -14,6 +14,7 @@ class DMLP(nn.Module):
         self, input_dim: int, output_dim: int, hidden_dim: int = 300, negative_slope: float = 0.01
     ) -> None:
         super().__init__()
+        self.negative_slope = negative_slope
         self.net = nn.Sequential(
             nn.Linear(input_dim, hidden_dim),
             nn.LeakyReLU(negative_slope),
@@ -31,3 +32,7 @@ class DMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, output_dim) of (B, input_dim), or of images (B, 1, H, W)."""
         return self.net(x.flatten(1))  # type: ignore[no-any-return]
+
+    def stack(self) -> tuple[list[nn.Linear], float]:
+        """The layers in order, and the slope between them for negative values."""
+        return [layer for layer in self.net if isinstance(layer, nn.Linear)], self.negative_slope

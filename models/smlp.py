@@ -34,6 +34,10 @@ class SMLP(nn.Module):
             x = F.relu(layer(x))
         return output(x)  # type: ignore[no-any-return]
 
+    def stack(self) -> tuple[list[nn.Linear], float]:
+        """The layers in order, and the slope of ReLU for negative values."""
+        return [layer for layer in self.children() if isinstance(layer, nn.Linear)], 0.0
+
     @staticmethod
     def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         """The depth that a bare state dict was saved with.

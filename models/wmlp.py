@@ -21,3 +21,7 @@ class WMLP(nn.Module):
         x = F.leaky_relu(self.fc1(x.flatten(1)), self.negative_slope)
         x = F.leaky_relu(self.fc2(x), self.negative_slope)
         return self.fc3(x)  # type: ignore[no-any-return]
+
+    def stack(self) -> tuple[list[nn.Linear], float]:
+        """The layers in order, and the slope between them for negative values."""
+        return [self.fc1, self.fc2, self.fc3], self.negative_slope

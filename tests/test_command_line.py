@@ -73,6 +73,7 @@ def test_train_then_evaluate_under_one_name(call, username):
         "e_metrics.json",
         "e_resume.pt",
         "e_run.json",
+        "e_tensorboard",
     ]
     refused(call("--train", username=username), "'e' was trained before", "--exp_name")
     refused(

@@ -33,14 +33,15 @@ def batches(
     data: Samples, order: Tensor, batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (B, 1, H, W) and labels (B,) in the given order; the last batch may be smaller."""
-    indices = order.split(batch_size)
+    if len(order) == 0:
+        return
     if isinstance(data, TensorDataset):
-        for index in indices:
+        for index in order.to(device).split(batch_size):
             yield data[index]
     else:
         workers = max(1, min(4, (os.cpu_count() or 1) - 1))
         loader: DataLoader[Any] = DataLoader(
-            data, sampler=indices, batch_size=None, num_workers=workers
+            data, sampler=order.split(batch_size), batch_size=None, num_workers=workers
         )
         for images, labels in loader:
             yield images.to(device), labels.to(device)

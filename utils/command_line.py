@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from utils.failures import RunError, UsageError
+from utils.failures import RunError, Stopped, UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,13 +23,16 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     """Run ``command(args)`` and return its exit status; a traceback is left to bugs.
 
     0 done; 2 wrong use; 1 a failed run, the system's refusals (disk full, no permission) included;
-    130 interrupted.
+    75, 130 or 143 stopped by SIGUSR1, SIGINT or SIGTERM.
     """
     try:
         command(args)
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
     except OSError as error:
         file = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror or error}{file}", file=sys.stderr)

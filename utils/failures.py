@@ -11,3 +11,11 @@ class RunError(Exception):
     """A run that failed: data that are damaged or out of reach, a loss that is not finite."""
 
     exit_status = 1
+
+
+class Stopped(Exception):
+    """A training that was asked to stop, its state saved."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status

@@ -1,6 +1,7 @@
 """A training on the disk: the files that it owns, its state, and how it is resumed."""
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
+from utils.adam import Adam
 from utils.checkpoint import (
     cpu_weights,
     load_checkpoint,
@@ -19,16 +20,25 @@ from utils.checkpoint import (
     weights_sha256,
     write_plain,
 )
-from utils.failures import RunError, UsageError
-from utils.files import writing
+from utils.failures import RunError, Stopped, UsageError
+from utils.files import naming, writing
+from utils.progress import EventFolder
 from utils.record import facts, write_json
+from utils.signals import EXIT_STATUS
 
-STATE_FORMAT = "djsw-state-1"
+STATE_FORMAT = "djsw-state-2"
 #: A checkpoint is kept of every so many epochs, besides the best and the last.
 CHECKPOINT_EVERY = 10
-#: What may differ between a training and its resumption, since the result does not depend on it.
-MAY_CHANGE = {"username", "settings.num_epochs", "dataset.file", "starting_weights.file"}
-
+#: The endings of the files that a training owns, after ``{exp_name}_``.
+OWNED = r"(resume\.pt|run\.json|history\.csv|curves\.png|checkpoint_(best|epoch_\d+)\.pt)"
+#: What may differ between a training and its resumption: where things are, and when it ends.
+MAY_CHANGE = {
+    "username",
+    "settings.num_epochs",
+    "settings.patience",
+    "dataset.file",
+    "starting_weights.file",
+}
 #: Of the history; a :data:`Row` has a value for each.
 COLUMNS = (
     "epoch",
@@ -45,11 +55,13 @@ Row = dict[str, Any]
 class TrainingRun:
     """The training called ``exp_name`` in ``folder``.
 
-    After each epoch the disk holds what memory holds, so that a process that dies loses one epoch
-    at most. The state is written last: whatever else was written is written again, the same.
+    The state is written last of all that an epoch writes, and all else can be made from it: a
+    process that dies at any line is resumed as if it had not.
 
     :ivar about: plain values that say what is trained; they go into the record and each checkpoint.
     :ivar history: a row per finished epoch.
+    :ivar losses: of the epoch under way, each finished step's loss, summed over its images.
+    :ivar seconds: that the epoch under way took so far.
     :ivar sessions: the facts of each process that worked on it (command, versions, device, …).
     """
 
@@ -57,6 +69,8 @@ class TrainingRun:
     exp_name: str
     about: Mapping[str, Any] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    seconds: float = 0.0
     sessions: list[dict[str, Any]] = field(default_factory=list)
 
     def file(self, ending: str) -> Path:
@@ -88,26 +102,29 @@ class TrainingRun:
         """The row of the epoch with the lowest validation loss, the first of equals."""
         return min(self.history, key=lambda row: row["validation_loss"])
 
+    def is_over(self, num_epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are done, or the last ``patience`` of them brought nothing better."""
+        done = len(self.history)
+        return done >= num_epochs or bool(
+            done and patience and done - self.best["epoch"] >= patience
+        )
+
     def require_new(self) -> None:
         """Refuse a name that was trained before; with a state, offer to resume it.
 
         :raises UsageError: files of that name are there.
         """
-        for path in self._existing():
-            raise self._taken(path)
+        existing = self._existing()
+        if self.state_file in existing:
+            raise self._taken(self.state_file, ", or --resume to go on with it")
+        if existing:
+            raise self._taken(existing[0])
 
     def _existing(self) -> list[Path]:
-        endings = ("resume.pt", "run.json", "history.csv", "checkpoint_best.pt", "curves.png")
-        start = f"{self.exp_name}_checkpoint_epoch_"
-        numbered = [
-            path
-            for path in self.folder.glob(f"{start}*.pt")
-            if path.stem.removeprefix(start).isdecimal()  # not of another name that starts alike
-        ]
-        return [path for path in (*map(self.file, endings), *numbered) if path.exists()]
+        owned = re.compile(re.escape(f"{self.exp_name}_") + OWNED)
+        return sorted(path for path in self.folder.iterdir() if owned.fullmatch(path.name))
 
-    def _taken(self, path: Path) -> UsageError:
-        remedy = ", or --resume to go on with it" if path == self.state_file else ""
+    def _taken(self, path: Path, remedy: str = "") -> UsageError:
         return UsageError(
             f"{self.exp_name!r} was trained before: {path} exists; give another --exp_name{remedy}"
         )
@@ -143,13 +160,7 @@ class TrainingRun:
                 path.unlink(missing_ok=True)
 
     def begin(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        device: torch.device,
-        num_epochs: int,
-        *,
-        resume: bool,
+        self, model: nn.Module, optimizer: Adam, device: torch.device, num_epochs: int, resume: bool
     ) -> None:
         """Claim the name (of several processes one gets it), or take up the state that is there.
 
@@ -168,28 +179,46 @@ class TrainingRun:
                 f"{self.exp_name!r} has {len(self.history)} epochs already; give --num_epochs "
                 f"{len(self.history)} or more to --resume it, or another --exp_name"
             )
-        self.sessions.append({**facts(device), "first_epoch": len(self.history) + 1})
+        self.sessions.append(
+            {
+                **facts(device),
+                "first_epoch": len(self.history) + 1,
+                "first_step": len(self.losses) + 1,
+            }
+        )
+        self._remove_temporary_files()
         self._save_record("running")
-        self._rewrite_history()
+        self._write_history()
+        self._events = EventFolder(self.file("tensorboard"))
+        for row in self.history:
+            self._events.add(row)
 
-    def save_epoch(
-        self, row: Row, model: nn.Module, optimizer: Optimizer, *, is_last: bool
-    ) -> None:
+    def save_epoch(self, row: Row, model: nn.Module, optimizer: Adam) -> None:
         """Keep a finished epoch: its checkpoints, its line of the history, the state."""
         self.history.append(row)
-        wanted = []
+        self.losses, self.seconds = torch.zeros(0), 0.0
         if self.best is row:
-            wanted.append(self.best_file)
-        if row["epoch"] % CHECKPOINT_EVERY == 0 or is_last:
-            wanted.append(self.file(f"checkpoint_epoch_{row['epoch']}.pt"))
-        if wanted:
-            about = {**self.about, "epoch": row["epoch"], "metrics": row, **self.sessions[-1]}
-            weights = cpu_weights(model)
-            for path in wanted:
-                save_checkpoint(path, weights, about)
-        with self.history_file.open("a", newline="", encoding="utf-8") as file:
+            self._save_checkpoint(self.best_file, model)
+        if row["epoch"] % CHECKPOINT_EVERY == 0:
+            self._save_checkpoint(self._epoch_file(row["epoch"]), model)
+        with naming(self.history_file), self.history_file.open("a", encoding="utf-8") as file:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
         self._save_state(model, optimizer)
+        self._events.add(row)
+
+    def save_step(self, losses: Tensor, seconds: float, model: nn.Module, optimizer: Adam) -> None:
+        """Keep the epoch under way as it stands after ``len(losses)`` steps."""
+        self.losses, self.seconds = losses.cpu(), seconds
+        self._save_state(model, optimizer)
+
+    def stopped(self, signal: str) -> Stopped:
+        """The exception to raise after a signal, once the state is saved."""
+        self._save_record("stopped", reason=signal)
+        return Stopped(
+            f"stopped by {signal} in epoch {len(self.history) + 1} after {len(self.losses)} steps; "
+            f"{self.state_file} is saved: --resume goes on",
+            EXIT_STATUS[signal],
+        )
 
     def failed(self, reason: str) -> RunError:
         """The error to raise; a name under which no epoch was finished is free again."""
@@ -198,37 +227,48 @@ class TrainingRun:
             return RunError(f"{reason}; the checkpoints of earlier epochs are kept")
         for path in self._existing():
             path.unlink()
+        self._events.remove()
         return RunError(reason)
 
-    def finish(self, seconds: float) -> None:
-        """Write the record with the results, and draw the curves."""
+    def finish(self, model: nn.Module, seconds: float) -> None:
+        """Keep the last epoch, write the record with the results, and draw the curves."""
         from utils.figures import save_curves  # matplotlib: half a second
 
-        last = self.file(f"checkpoint_epoch_{self.history[-1]['epoch']}.pt")
+        last = self.history[-1]
+        if not self._epoch_file(last["epoch"]).exists():
+            self._save_checkpoint(self._epoch_file(last["epoch"]), model)
         self.sessions[-1]["seconds"] = seconds
         self._save_record(
             "finished",
             results={
                 "best": self._result(self.best, self.best_file),
-                "last": self._result(self.history[-1], last),
+                "last": self._result(last, self._epoch_file(last["epoch"])),
                 "training_seconds": sum(row["seconds"] for row in self.history),
             },
         )
         title = f"{self.exp_name}: {self.about['model']['name']} on {self.about['dataset']['name']}"
         save_curves(self.file("curves.png"), title, self.history)
 
+    def _epoch_file(self, epoch: int) -> Path:
+        return self.file(f"checkpoint_epoch_{epoch}.pt")
+
+    def _save_checkpoint(self, path: Path, model: nn.Module) -> None:
+        row = self.history[-1]
+        about = {**self.about, "epoch": row["epoch"], "metrics": row, **self.sessions[-1]}
+        save_checkpoint(path, cpu_weights(model), about)
+
     @staticmethod
     def _result(row: Row, path: Path) -> dict[str, Any]:
         weights = load_checkpoint(path).weights
         return {**row, "checkpoint": path.name, "weights_sha256": weights_sha256(weights)}
 
-    def _save_record(self, status: str, **results: Any) -> None:
+    def _save_record(self, status: str, **more: Any) -> None:
         write_json(
             self.record_file,
-            {**self.about, "status": status, **results, "sessions": self.sessions},
+            {**self.about, "status": status, **more, "sessions": self.sessions},
         )
 
-    def _rewrite_history(self) -> None:
+    def _write_history(self) -> None:
         """The rows of the state: a process that died may have written one more."""
         with (
             writing(self.history_file) as temporary,
@@ -238,20 +278,27 @@ class TrainingRun:
             lines.writeheader()
             lines.writerows(self.history)
 
-    def _save_state(
-        self, model: nn.Module, optimizer: Optimizer, *, exclusive: bool = False
-    ) -> None:
+    def _remove_temporary_files(self) -> None:
+        """Those of a process that was killed while it wrote."""
+        name = re.escape(f".{self.exp_name}_") + OWNED + r"\.[0-9a-f]{8}\.tmp"
+        for path in self.folder.iterdir():
+            if re.fullmatch(name, path.name):
+                path.unlink(missing_ok=True)
+
+    def _save_state(self, model: nn.Module, optimizer: Adam, *, exclusive: bool = False) -> None:
         state = {
             "format": STATE_FORMAT,
             "about": dict(self.about),
-            "weights": model.state_dict(),
+            "weights": cpu_weights(model),
             "optimizer": optimizer.state_dict(),
             "history": self.history,
+            "losses": self.losses.clone(),
+            "seconds": self.seconds,
             "sessions": self.sessions,
         }
         write_plain(self.state_file, state, exclusive=exclusive)
 
-    def _take_up(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def _take_up(self, model: nn.Module, optimizer: Adam) -> None:
         state = read_plain(self.state_file)
         if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
             raise UsageError(
@@ -267,7 +314,8 @@ class TrainingRun:
                 )
         model.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
-        self.history, self.sessions = state["history"], state["sessions"]
+        for name in ("history", "losses", "seconds", "sessions"):
+            setattr(self, name, state[name])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
