@@ -86,6 +86,8 @@ def command(args: argparse.Namespace) -> None:
     """Train or evaluate; only what is needed is imported."""
     # Networks this small are slower on several threads, and much slower beside a busy neighbour.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What CUDA's matrix products need to give the same bits each time; read when torch is loaded.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if args.train:
         with stop_request.watched():
             from DJSW.train import train_model

@@ -117,6 +117,8 @@ def train_pipeline(
     :raises RunError: the loss is not finite.
     :raises Stopped: a signal came; the state is saved.
     """
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
     model.to(device)
     optimizer = Adam(model, settings.lr)
     run.begin(model, optimizer, device, settings.num_epochs, resume)

@@ -20,6 +20,7 @@ from datasetprep import create_mnist_dataset as mnist
 from datasetprep import create_usps_dataset as usps
 from datasetprep import h5_files, raw_files
 from utils.failures import RunError, UsageError
+from utils.files import ROOT
 from utils.mnist_dataset import MnistH5Dataset
 
 LABELS = np.resize(np.arange(10, dtype=np.uint8), 43)
@@ -374,8 +375,8 @@ def test_a_source_that_breaks_off_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path / "raw") == []
 
 
-def test_commands(tmp_path, checkout, run_script):
-    """Both commands as scripts, from another folder."""
+def test_mnist_command(tmp_path, checkout, run_script):
+    """As a script, from another folder."""
     raw = checkout / "data" / "raw" / "mnist"
     raw.mkdir(parents=True)
     copy_raw_mnist(raw)
@@ -394,12 +395,15 @@ def test_commands(tmp_path, checkout, run_script):
     assert verified.returncode == 0, verified.stderr
     assert "digits [4, 5, 6]" in verified.stdout
 
-    script = checkout / "datasetprep" / "create_usps_dataset.py"
-    refused = run_script(script, "--train", "--raw_dir", "nowhere", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
-    assert str(tmp_path / "nowhere") in refused.stderr
-    assert str(checkout / "nowhere") in refused.stderr
+
+def test_usps_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert usps.main(["--train", "--raw_dir", "nowhere"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(tmp_path / "nowhere") in error
+    assert str(ROOT / "nowhere") in error
+    assert usps.main(["--test", "--output", "u.h5", "--raw_dir", ""]) == 2
 
 
 @pytest.mark.parametrize(

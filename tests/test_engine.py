@@ -110,7 +110,7 @@ def outcome(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize("kills", [25, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_kill_storm(processed, tmp_path, kills):
     """Killed at random moments until it finishes, it ends as if it had never been disturbed."""
     epochs, context = 3 * kills, multiprocessing.get_context("forkserver")
