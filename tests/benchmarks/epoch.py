@@ -1,8 +1,8 @@
 """How fast the pipeline is, beside what else one could do: ``uv run tests/benchmarks/epoch.py``.
 
-Everything in one run, since machines drift: the contenders take turns, and medians and the ratios
-within a turn are what counts. Needs MNIST in ``data/`` (a training of sigurd's puts it there). Writes
-``reports/benchmarks/epoch.json`` and ``epoch.md``. Nothing fails for being slow.
+Everything in one run, since machines drift: the contenders take turns, and what counts are medians
+and the ratios within a turn. Needs MNIST in ``data/`` (a training of sigurd's puts it there).
+Writes ``reports/benchmarks/epoch.json`` and ``epoch.md``. Nothing fails for being slow.
 """
 
 import os
