@@ -40,3 +40,11 @@ def test_readme_has_the_numbers_of_the_evaluation(path):
     row = " | ".join(f"{number:.4f}" for number in numbers)
     start = f"| {found['model']['name']}, `{found['dataset']['name']}` | "
     assert start + row in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_has_the_benchmark_s_tables():
+    measured = (ROOT / "reports" / "benchmarks" / "epoch.md").read_text(encoding="utf-8")
+    tables = measured.split("\n\n")[1:3]
+    assert all(table.startswith("|") for table in tables)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(table in readme for table in tables)
