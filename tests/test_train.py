@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from DJSW.train import Settings, epoch_order, split_rows, train_pipeline
 from utils.checkpoint import load_checkpoint, weights_sha256
-from utils.failures import RunError, UsageError
+from utils.failures import RunError, Stopped, UsageError
 from utils.files import writing
 from utils.training_run import TrainingRun
 
@@ -33,10 +33,10 @@ def small_model(seed=0):
     return nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
 
 
-def train(folder, settings, model=None, name="run", resume=False):
+def train(folder, settings, model=None, name="run", resume=False, data=None):
     model = model or small_model()
     run = TrainingRun(folder, name, about={**ABOUT, "settings": vars(settings)})
-    data = small_problem()
+    data = data or small_problem()
     train_pipeline(model, data, small_problem(10), settings, run, CPU, resume=resume)
     run.finish(model, 0.0)
     return model, run
@@ -261,3 +261,42 @@ def test_names_are_used_once(tmp_path):
     torch.save({"format": "djsw-state-1"}, tmp_path / "other_resume.pt")
     with pytest.raises(UsageError, match="no state that this version can resume"):
         train(tmp_path, settings, name="other", resume=True)
+
+
+class StopAfter:
+    """A stop request that comes in the n-th step."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    @property
+    def signal(self):
+        self.steps -= 1
+        return "SIGTERM" if self.steps <= 0 else None
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, pytest.param(11, id="loader")])
+def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps, request):
+    """With dropout, whose draws must be those of the training that is not stopped."""
+    data = small_problem()
+    if "loader" in request.node.name:
+        data = Subset(data, torch.arange(len(data)))
+
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 50), nn.Dropout(), nn.Linear(50, 2))
+
+    settings = Settings(3, 5, 0.05, seed=3)  # 5 steps an epoch
+    whole, expected = train(tmp_path, settings, model(), name="whole", data=data)
+    with monkeypatch.context() as patch:
+        patch.setattr("DJSW.train.stop_request", StopAfter(steps))
+        with pytest.raises(Stopped, match="stopped by SIGTERM in epoch"):
+            train(tmp_path, settings, model(), name="parts", data=data)
+    torch.rand(7)  # the process goes on elsewhere in its random numbers
+    again, run = train(tmp_path, settings, model(), name="parts", resume=True, data=data)
+    assert (run.sessions[1]["first_epoch"], run.sessions[1]["first_step"]) == (
+        (steps - 1) // 5 + 1 if steps % 5 else steps // 5,
+        steps % 5 + 1 if steps % 5 else 6,
+    )
+    assert without_seconds(run.history) == without_seconds(expected.history)
+    assert weights_sha256(again.state_dict()) == weights_sha256(whole.state_dict())
