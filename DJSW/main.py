@@ -89,10 +89,10 @@ def command(args: argparse.Namespace) -> None:
     # What CUDA's matrix products need to give the same bits each time; read when torch is loaded.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if args.train:
-        with stop_request.watched():
-            from DJSW.train import train_model
+        stop_request.watch()
+        from DJSW.train import train_model
 
-            train_model(args)
+        train_model(args)
     else:
         from DJSW.evaluate import evaluate_model
 

@@ -43,7 +43,6 @@ class Settings:
 
 def train_model(args: argparse.Namespace) -> None:
     """Train as the command line says; ``DJSW/main.py`` has the flags."""
-    started = time.perf_counter()
     run = TrainingRun(find_folder(args.output_dir, "--output_dir"), args.exp_name)
     if not args.resume:
         run.require_new()
@@ -76,7 +75,7 @@ def train_model(args: argparse.Namespace) -> None:
     validation = load_rows(data, device, validation_rows)
     with run.locked():
         train_pipeline(model, training, validation, settings, run, device, resume=args.resume)
-        run.finish(model, time.perf_counter() - started)
+        run.finish(model)
     best = run.best
     print(
         f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
@@ -121,14 +120,19 @@ def train_pipeline(
         torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
     model.to(device)
     optimizer = Adam(model, settings.lr)
-    run.begin(model, optimizer, device, settings.num_epochs, resume)
+    run.begin(model, optimizer, device, settings.num_epochs, settings.patience, resume=resume)
     if run.history or len(run.losses):
-        print(f"resumed     {len(run.history)} epochs and {len(run.losses)} steps are done")
+        print(f"resumed     after {len(run.history)} epochs and {len(run.losses)} steps")
     while not run.is_over(settings.num_epochs, settings.patience):
         started = time.perf_counter() - run.seconds
-        losses = _train_epoch(model, optimizer, training, settings, run, device)
+        losses = train_epoch(model, optimizer, training, settings, run, device)
         trained = time.perf_counter()
         validation_loss, accuracy = _validate(model, validation, device)
+        if not math.isfinite(validation_loss):
+            raise run.failed(
+                f"the validation loss is {validation_loss} after epoch {len(run.history) + 1}; "
+                f"try a smaller --lr than {settings.lr:g}"
+            )
         row = {
             "epoch": len(run.history) + 1,
             "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
@@ -144,7 +148,7 @@ def train_pipeline(
         print(f"stopped early: no better validation loss for {settings.patience} epochs")
 
 
-def _train_epoch(
+def train_epoch(
     model: nn.Module,
     optimizer: Adam,
     training: Samples,
@@ -152,7 +156,11 @@ def _train_epoch(
     run: TrainingRun,
     device: torch.device,
 ) -> Tensor:
-    """The rest of the epoch under way; returns each step's loss, summed over its images."""
+    """The rest of the epoch under way; returns each step's loss, summed over its images.
+
+    A loss that is not finite is noticed within 100 steps; on a GPU, at the end of the epoch or
+    before a state is saved.
+    """
     model.train()
     gradients = gradients_of(model)
     epoch, done, size = len(run.history) + 1, len(run.losses), settings.batch_size
@@ -173,6 +181,8 @@ def _train_epoch(
         losses[step] = gradients(images, classes)
         optimizer.step()
         now = time.perf_counter()
+        if step % 100 == 99 and device.type == "cpu":
+            _require_finite(losses[: step + 1], run, settings.lr)
         if stop_request.signal or now - saved > SAVE_SECONDS:
             _require_finite(losses[: step + 1], run, settings.lr)
             run.save_step(losses[: step + 1], run.seconds + now - started, model, optimizer)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from DJSW import pipelines
+from utils.signals import EXIT_STATUS, stop_request
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("DJSW", "models", "datasetprep", "utils")
@@ -58,6 +60,17 @@ def processed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pipelines, "PROCESSED", tmp_path / "processed")
     write_datasets(tmp_path / "processed")
     return tmp_path / "processed"
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers():
+    """A command that is called in this process watches for signals to the end of the process."""
+    names = [name for name in EXIT_STATUS if hasattr(signal, name)]
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    yield
+    stop_request.signal = None
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
 
 
 @pytest.fixture

@@ -82,7 +82,11 @@ def test_gradients_equal_float64_autograd(username, batch):
 
 
 def test_networks_that_are_no_stack_are_left_to_autograd():
-    assert isinstance(gradients_of(build_model("sigurd", "mnist_4_9")[0]), StackGradients)
+    model, _ = build_model("sigurd", "mnist_4_9")
+    with pytest.raises(AssertionError, match="build the optimizer first"):
+        gradients_of(model)
+    Adam(model, lr=0.1)
+    assert isinstance(gradients_of(model), StackGradients)
     assert isinstance(gradients_of(nn.Linear(2, 2)), AutogradGradients)
 
 
@@ -194,17 +198,21 @@ def test_signals_through_the_command_line(checkout):
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
+@pytest.mark.parametrize("order", [("SIGUSR1", "SIGTERM", "SIGINT"), ("SIGTERM", "SIGUSR1")])
+def test_the_first_signal_counts(order):
+    stop_request.watch()
+    for name in order:
+        os.kill(os.getpid(), getattr(signal, name))
+    assert stop_request.signal == order[0]
+
+
 def test_second_interrupt_stops_at_once():
-    before = signal.getsignal(signal.SIGINT)
-    with stop_request.watched():
+    stop_request.watch()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop_request.signal == "SIGINT"
+    with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop_request.signal == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    assert signal.getsignal(signal.SIGINT) == before
-    with stop_request.watched():
-        assert stop_request.signal is None
+        time.sleep(1)
 
 
 def test_patience(processed, tmp_path, capsys):
@@ -220,10 +228,9 @@ def test_patience(processed, tmp_path, capsys):
     assert main([*flags, "--num_epochs", str(last["epoch"]), "--exp_name", "b"]) == 0
     again = json.loads((tmp_path / "b_run.json").read_text())
     assert again["results"]["last"]["weights_sha256"] == last["weights_sha256"]
-    # and on, where one has more patience
-    assert (
-        main([*flags, "--num_epochs", str(last["epoch"] + 1), "--exp_name", "a", "--resume"]) == 0
-    )
+    more = ["--num_epochs", "60", "--exp_name", "a", "--resume"]
+    assert main([*flags, *more]) == 2
+    assert "settings.patience 3, not None" in capsys.readouterr().err
 
 
 def test_events_are_those_of_the_history(processed, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import sys
 
 import pytest
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import Subset, TensorDataset
 
 from DJSW.train import Settings, epoch_order, split_rows, train_pipeline
-from utils.checkpoint import load_checkpoint, weights_sha256
+from utils.adam import Adam
+from utils.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from utils.failures import RunError, Stopped, UsageError
 from utils.files import writing
 from utils.training_run import TrainingRun
@@ -38,7 +40,7 @@ def train(folder, settings, model=None, name="run", resume=False, data=None):
     run = TrainingRun(folder, name, about={**ABOUT, "settings": vars(settings)})
     data = data or small_problem()
     train_pipeline(model, data, small_problem(10), settings, run, CPU, resume=resume)
-    run.finish(model, 0.0)
+    run.finish(model)
     return model, run
 
 
@@ -258,7 +260,7 @@ def test_names_are_used_once(tmp_path):
     (tmp_path / "other_resume.pt").write_bytes(b"")
     with pytest.raises(UsageError, match="other_resume.pt is empty"):
         train(tmp_path, settings, name="other", resume=True)
-    torch.save({"format": "djsw-state-1"}, tmp_path / "other_resume.pt")
+    torch.save({"format": "djsw-state-2"}, tmp_path / "other_resume.pt")
     with pytest.raises(UsageError, match="no state that this version can resume"):
         train(tmp_path, settings, name="other", resume=True)
 
@@ -300,3 +302,92 @@ def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps, reque
     )
     assert without_seconds(run.history) == without_seconds(expected.history)
     assert weights_sha256(again.state_dict()) == weights_sha256(whole.state_dict())
+
+
+def test_validation_loss_that_is_not_finite(tmp_path):
+    """One step an epoch: its loss is taken before the update that does the harm."""
+    with pytest.raises(RunError, match="validation loss is (nan|inf) after epoch 1;"):
+        train(tmp_path, Settings(2, 100, 1e38, seed=0))
+    assert files_of(tmp_path) == {}
+
+
+def test_state_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    data = small_problem()
+    train(tmp_path, Settings(1, 5, 0.01, seed=0))
+    state = (tmp_path / "run_resume.pt").read_bytes()
+    data.tensors[0].fill_(math.nan)
+    monkeypatch.setattr("DJSW.train.stop_request", StopAfter(2))
+    with pytest.raises(RunError, match=r"epoch 2, step 1; .* earlier epochs are kept"):
+        train(tmp_path, Settings(2, 5, 0.01, seed=0), resume=True, data=data)
+    assert (tmp_path / "run_resume.pt").read_bytes() == state
+    record = json.loads((tmp_path / "run_run.json").read_text())
+    assert record["status"] == "failed"
+    assert "the loss is nan" in record["reason"]
+
+
+def test_within_a_long_epoch_too_a_loss_is_looked_at(tmp_path, monkeypatch):
+    data = small_problem(1000)
+    data.tensors[0][:] = math.nan
+    taken = []
+    original = Adam.step
+    monkeypatch.setattr(Adam, "step", lambda self: (taken.append(1), original(self)))
+    with pytest.raises(RunError, match="epoch 1, step 1;"):
+        train(tmp_path, Settings(1, 1, 0.01, seed=0), data=data)
+    assert len(taken) == 100
+
+
+def test_seconds_of_an_interrupted_epoch_are_added_up(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("DJSW.train.stop_request", StopAfter(2))
+        with pytest.raises(Stopped):
+            train(tmp_path, Settings(1, 5, 0.05, seed=3))
+    state = torch.load(tmp_path / "run_resume.pt", weights_only=True)
+    assert state["seconds"] > 0
+    torch.save({**state, "seconds": 1000.0}, tmp_path / "run_resume.pt")
+    _, run = train(tmp_path, Settings(1, 5, 0.05, seed=3), resume=True)
+    assert 1000 < run.history[0]["seconds"] < 1100
+    assert all(session["seconds"] > 0 for session in run.sessions)
+
+
+def test_temporary_files_of_a_killed_writer_are_removed(tmp_path):
+    stale = tmp_path / ".run_checkpoint_best.pt.0123abcd.tmp"
+    others = tmp_path / ".run_2_checkpoint_best.pt.0123abcd.tmp"
+    for path in (stale, others):
+        path.touch()
+    train(tmp_path, Settings(1, 5, 0.05, seed=3))
+    assert not stale.exists()
+    assert others.exists()
+
+
+def test_what_is_finished_is_left_alone(tmp_path):
+    settings = Settings(2, 5, 0.05, seed=3)
+    train(tmp_path, settings)
+    before = files_of(tmp_path)
+    _, run = train(tmp_path, settings, resume=True)
+    assert files_of(tmp_path) == before
+    assert len(run.history) == 2
+    record = json.loads(run.record_file.read_text())
+    run.record_file.write_text(json.dumps({**record, "status": "running"}))  # killed before its end
+    train(tmp_path, settings, resume=True)
+    assert json.loads(run.record_file.read_text())["status"] == "finished"
+
+
+def test_best_checkpoint_is_the_record_s_though_killed_after_a_later_one(tmp_path):
+    settings = Settings(1, 5, 0.05, seed=3)
+    _, run = train(tmp_path, settings)
+    best = load_checkpoint(run.best_file)
+    later = {name: tensor + 1 for name, tensor in best.weights.items()}
+    save_checkpoint(run.best_file, later, {**best.about, "epoch": 2})
+    run.record_file.unlink()
+    train(tmp_path, settings, resume=True)
+    again = load_checkpoint(run.best_file)
+    assert again.about["epoch"] == 1
+    assert weights_sha256(again.weights) == weights_sha256(best.weights)
+
+
+def test_files_are_on_the_disk_before_they_are_renamed(tmp_path, monkeypatch):
+    synced, original = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), original(file)))
+    with writing(tmp_path / "a") as path:
+        path.write_text("a")
+    assert len(synced) == 1

@@ -43,6 +43,9 @@ class StackGradients:
     """
 
     def __init__(self, layers: Sequence[nn.Linear], negative_slope: float) -> None:
+        assert all(
+            parameter.grad is not None for layer in layers for parameter in layer.parameters()
+        ), "there are no gradients yet to write into: build the optimizer first"
         self.negative_slope = negative_slope
         self.weights = [layer.weight.detach() for layer in layers]
         self.biases = [layer.bias.detach() for layer in layers]

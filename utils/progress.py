@@ -8,7 +8,9 @@ from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from utils.files import naming
 
 
 def epoch_line(row: Mapping[str, Any], num_epochs: int, images_per_second: float) -> str:
@@ -28,13 +30,16 @@ def epoch_line(row: Mapping[str, Any], num_epochs: int, images_per_second: float
 class EventFolder:
     """The history as TensorBoard's events, in a folder that is made anew.
 
-    ``torch.utils.tensorboard`` would do the same, and takes two seconds to import.
+    ``torch.utils.tensorboard`` would do the same, but takes two seconds to import, and writes in a
+    thread, whose errors nobody sees.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         shutil.rmtree(folder, ignore_errors=True)
-        self._writer = EventFileWriter(str(folder))
+        folder.mkdir()
+        # TensorBoard knows its files by this part of the name.
+        self._path = folder / "events.out.tfevents.history"
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write the row's losses, accuracy and learning rate as scalars of its epoch."""
@@ -43,11 +48,13 @@ class EventFolder:
             for name, value in row.items()
             if name != "epoch"
         ]
-        event = Event(step=row["epoch"], wall_time=time.time(), summary=Summary(value=values))
-        self._writer.add_event(event)
-        self._writer.flush()
+        summary = Summary(value=values)
+        self._write(Event(step=row["epoch"], wall_time=time.time(), summary=summary))
+
+    def _write(self, event: Any) -> None:
+        with naming(self._path), self._path.open("ab") as file:
+            RecordWriter(file).write(event.SerializeToString())
 
     def remove(self) -> None:
         """Delete it again."""
-        self._writer.close()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._path.parent)

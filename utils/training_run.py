@@ -1,9 +1,11 @@
 """A training on the disk: the files that it owns, its state, and how it is resumed."""
 
 import csv
+import json
 import re
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,20 +24,20 @@ from utils.checkpoint import (
 )
 from utils.failures import RunError, Stopped, UsageError
 from utils.files import naming, writing
+from utils.lock import locked
 from utils.progress import EventFolder
 from utils.record import facts, write_json
 from utils.signals import EXIT_STATUS
 
-STATE_FORMAT = "djsw-state-2"
+STATE_FORMAT = "djsw-state-3"
 #: A checkpoint is kept of every so many epochs, besides the best and the last.
 CHECKPOINT_EVERY = 10
 #: The endings of the files that a training owns, after ``{exp_name}_``.
 OWNED = r"(resume\.pt|run\.json|history\.csv|curves\.png|checkpoint_(best|epoch_\d+)\.pt)"
-#: What may differ between a training and its resumption: where things are, and when it ends.
+#: What may differ between a training and its resumption: where things are, and that it goes on.
 MAY_CHANGE = {
     "username",
     "settings.num_epochs",
-    "settings.patience",
     "dataset.file",
     "starting_weights.file",
 }
@@ -63,6 +65,8 @@ class TrainingRun:
     :ivar losses: of the epoch under way, each finished step's loss, summed over its images.
     :ivar seconds: that the epoch under way took so far.
     :ivar sessions: the facts of each process that worked on it (command, versions, device, …).
+    :ivar best_weights: of the best epoch, on the CPU.
+    :ivar finished: whether there was nothing left to do, and nothing is written.
     """
 
     folder: Path
@@ -72,6 +76,8 @@ class TrainingRun:
     losses: Tensor = field(default_factory=lambda: torch.zeros(0))
     seconds: float = 0.0
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    best_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    finished: bool = False
 
     def file(self, ending: str) -> Path:
         """The absolute path of the file with this ending."""
@@ -129,43 +135,29 @@ class TrainingRun:
             f"{self.exp_name!r} was trained before: {path} exists; give another --exp_name{remedy}"
         )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from training under the same name for the time of the block.
-
-        The system frees the lock of a process that dies, whichever way. Where there are no locks
-        (Windows, some network file systems) a name can still be claimed only once.
-
-        :raises UsageError: another process has the lock.
-        """
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        path = self.file("resume.lock")
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"{self.exp_name!r} is being trained by another process now; wait for it, or "
-                    "give another --exp_name"
-                ) from None
-            except OSError:
-                pass
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes from training under the same name for the time of a block."""
+        return locked(
+            self.file("resume.lock"),
+            f"{self.exp_name!r} is being trained by another process now; wait for it, or give "
+            "another --exp_name",
+        )
 
     def begin(
-        self, model: nn.Module, optimizer: Adam, device: torch.device, num_epochs: int, resume: bool
+        self,
+        model: nn.Module,
+        optimizer: Adam,
+        device: torch.device,
+        num_epochs: int,
+        patience: int | None,
+        *,
+        resume: bool,
     ) -> None:
         """Claim the name (of several processes one gets it), or take up the state that is there.
 
         :raises UsageError: the name is taken, or was trained otherwise or for longer.
         """
+        self._started = time.perf_counter()
         if resume and self.state_file.exists():
             self._take_up(model, optimizer)
         else:
@@ -179,6 +171,9 @@ class TrainingRun:
                 f"{self.exp_name!r} has {len(self.history)} epochs already; give --num_epochs "
                 f"{len(self.history)} or more to --resume it, or another --exp_name"
             )
+        if self.is_over(num_epochs, patience) and self._is_finished():
+            self.finished = True
+            return
         self.sessions.append(
             {
                 **facts(device),
@@ -186,25 +181,51 @@ class TrainingRun:
                 "first_step": len(self.losses) + 1,
             }
         )
-        self._remove_temporary_files()
+        self._restore_files()
+
+    def _is_finished(self) -> bool:
+        if not self.record_file.exists():
+            return False
+        record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        return bool(record["status"] == "finished")
+
+    def _restore_files(self) -> None:
+        """Have the files say what the state says: a process that died may have been ahead of it."""
+        name = re.escape(f".{self.exp_name}_") + OWNED + r"\.[0-9a-f]{8}\.tmp"
+        for path in self.folder.iterdir():
+            if re.fullmatch(name, path.name):
+                path.unlink(missing_ok=True)
         self._save_record("running")
-        self._write_history()
-        self._events = EventFolder(self.file("tensorboard"))
+        with (
+            writing(self.history_file) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            lines.writeheader()
+            lines.writerows(self.history)
+        self.events = EventFolder(self.file("tensorboard"))
         for row in self.history:
-            self._events.add(row)
+            self.events.add(row)
+        if self.history and (
+            not self.best_file.exists()
+            or load_checkpoint(self.best_file).about["epoch"] != self.best["epoch"]
+        ):
+            self._save_checkpoint(self.best_file, self.best_weights, self.best)
 
     def save_epoch(self, row: Row, model: nn.Module, optimizer: Adam) -> None:
         """Keep a finished epoch: its checkpoints, its line of the history, the state."""
         self.history.append(row)
         self.losses, self.seconds = torch.zeros(0), 0.0
+        weights = cpu_weights(model)
         if self.best is row:
-            self._save_checkpoint(self.best_file, model)
+            self.best_weights = weights
+            self._save_checkpoint(self.best_file, weights, row)
         if row["epoch"] % CHECKPOINT_EVERY == 0:
-            self._save_checkpoint(self._epoch_file(row["epoch"]), model)
+            self._save_checkpoint(self._epoch_file(row["epoch"]), weights, row)
         with naming(self.history_file), self.history_file.open("a", encoding="utf-8") as file:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
         self._save_state(model, optimizer)
-        self._events.add(row)
+        self.events.add(row)
 
     def save_step(self, losses: Tensor, seconds: float, model: nn.Module, optimizer: Adam) -> None:
         """Keep the epoch under way as it stands after ``len(losses)`` steps."""
@@ -225,19 +246,20 @@ class TrainingRun:
         if self.history:
             self._save_record("failed", reason=reason)
             return RunError(f"{reason}; the checkpoints of earlier epochs are kept")
-        for path in self._existing():
-            path.unlink()
-        self._events.remove()
+        for path in sorted(self._existing(), key=lambda path: path == self.state_file):
+            path.unlink()  # the state last: with it a name can still be resumed
+        self.events.remove()
         return RunError(reason)
 
-    def finish(self, model: nn.Module, seconds: float) -> None:
+    def finish(self, model: nn.Module) -> None:
         """Keep the last epoch, write the record with the results, and draw the curves."""
+        if self.finished:
+            return
         from utils.figures import save_curves  # matplotlib: half a second
 
         last = self.history[-1]
         if not self._epoch_file(last["epoch"]).exists():
-            self._save_checkpoint(self._epoch_file(last["epoch"]), model)
-        self.sessions[-1]["seconds"] = seconds
+            self._save_checkpoint(self._epoch_file(last["epoch"]), cpu_weights(model), last)
         self._save_record(
             "finished",
             results={
@@ -252,10 +274,9 @@ class TrainingRun:
     def _epoch_file(self, epoch: int) -> Path:
         return self.file(f"checkpoint_epoch_{epoch}.pt")
 
-    def _save_checkpoint(self, path: Path, model: nn.Module) -> None:
-        row = self.history[-1]
+    def _save_checkpoint(self, path: Path, weights: Mapping[str, Tensor], row: Row) -> None:
         about = {**self.about, "epoch": row["epoch"], "metrics": row, **self.sessions[-1]}
-        save_checkpoint(path, cpu_weights(model), about)
+        save_checkpoint(path, weights, about)
 
     @staticmethod
     def _result(row: Row, path: Path) -> dict[str, Any]:
@@ -263,34 +284,21 @@ class TrainingRun:
         return {**row, "checkpoint": path.name, "weights_sha256": weights_sha256(weights)}
 
     def _save_record(self, status: str, **more: Any) -> None:
+        self.sessions[-1]["seconds"] = time.perf_counter() - self._started
         write_json(
             self.record_file,
             {**self.about, "status": status, **more, "sessions": self.sessions},
         )
 
-    def _write_history(self) -> None:
-        """The rows of the state: a process that died may have written one more."""
-        with (
-            writing(self.history_file) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            lines.writeheader()
-            lines.writerows(self.history)
-
-    def _remove_temporary_files(self) -> None:
-        """Those of a process that was killed while it wrote."""
-        name = re.escape(f".{self.exp_name}_") + OWNED + r"\.[0-9a-f]{8}\.tmp"
-        for path in self.folder.iterdir():
-            if re.fullmatch(name, path.name):
-                path.unlink(missing_ok=True)
-
     def _save_state(self, model: nn.Module, optimizer: Adam, *, exclusive: bool = False) -> None:
+        for session in self.sessions[-1:]:
+            session["seconds"] = time.perf_counter() - self._started
         state = {
             "format": STATE_FORMAT,
             "about": dict(self.about),
             "weights": cpu_weights(model),
             "optimizer": optimizer.state_dict(),
+            "best_weights": self.best_weights,
             "history": self.history,
             "losses": self.losses.clone(),
             "seconds": self.seconds,
@@ -314,7 +322,7 @@ class TrainingRun:
                 )
         model.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
-        for name in ("history", "losses", "seconds", "sessions"):
+        for name in ("best_weights", "history", "losses", "seconds", "sessions"):
             setattr(self, name, state[name])
 
 

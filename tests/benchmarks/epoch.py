@@ -6,6 +6,7 @@ Writes ``reports/benchmarks/epoch.json`` and ``epoch.md``. Nothing fails for bei
 """
 
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import h5py
 import numpy as np
@@ -31,7 +33,7 @@ from torchvision.transforms import ToTensor
 
 from datasetprep.create_mnist_dataset import RAW_FOLDER
 from DJSW.pipelines import PROCESSED, build_model, open_split
-from DJSW.train import Settings, _train_epoch, epoch_order, split_rows
+from DJSW.train import Settings, epoch_order, split_rows, train_epoch
 from utils.adam import Adam
 from utils.batches import load_rows, predict
 from utils.mnist_dataset import MnistH5Dataset
@@ -39,6 +41,7 @@ from utils.record import facts, write_json
 from utils.training_run import TrainingRun
 
 ROUNDS, BATCH, SLICE = 7, 64, 640
+GOAL = 0.9748  # what the group's earlier SMLP had
 CPU = torch.device("cpu")
 DATA = open_split("mnist_4_9", train=True)
 ROWS = split_rows(len(DATA))[0]
@@ -50,7 +53,7 @@ IMAGES, CLASSES = TRAINING.tensors
 def our_epoch() -> None:
     model, _ = build_model("sigurd", "mnist_4_9")
     run = TrainingRun(Path(), "benchmark")
-    _train_epoch(model, Adam(model, 1e-3), TRAINING, Settings(1, BATCH, 1e-3, 42), run, CPU)
+    train_epoch(model, Adam(model, 1e-3), TRAINING, Settings(1, BATCH, 1e-3, 42), run, CPU)
 
 
 def eager_loop() -> None:
@@ -105,13 +108,21 @@ def matrix_products() -> None:
 
 def gzip_samples() -> None:
     """One image at a time from a gzip file with h5py's chunks; a slice, to be extrapolated."""
+    model, _ = build_model("sigurd", "mnist_4_9")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     with h5py.File(GZIP_FILE) as file:
-        images, labels = file["images"], file["labels"]
-        for row in ROWS[torch.randperm(len(ROWS))[:SLICE]].tolist():
-            torch.from_numpy(images[row]).float().div(255), int(labels[row])
+        for rows in ROWS[torch.randperm(len(ROWS))[:SLICE]].split(BATCH):
+            samples = [torch.from_numpy(file["images"][row]) for row in rows.tolist()]
+            classes = torch.tensor([int(file["labels"][row]) - 4 for row in rows.tolist()])
+            images = torch.stack([sample.float().div(255) for sample in samples])
+            loss = F.cross_entropy(model(images), classes)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
-GZIP_FILE = Path(tempfile.mkdtemp()) / "gzip.h5"
+TEMPORARY = tempfile.TemporaryDirectory()  # goes with the process
+GZIP_FILE = Path(TEMPORARY.name) / "gzip.h5"
 
 #: name -> (function, what an epoch is more than it)
 EPOCHS: dict[str, tuple[Callable[[], None], float]] = {
@@ -120,7 +131,7 @@ EPOCHS: dict[str, tuple[Callable[[], None], float]] = {
     "scikit-learn's MLPClassifier": (scikit_learn, 1),
     "in-memory eager loop": (eager_loop, 1),
     "torchvision + DataLoader": (torchvision_loop, 1),
-    f"gzip HDF5 by sample, loading only ({SLICE} images, extrapolated)": (
+    f"gzip HDF5 by sample ({SLICE} images, extrapolated)": (
         gzip_samples,
         len(ROWS) / SLICE,
     ),
@@ -174,24 +185,26 @@ def random_access() -> dict[str, list[float]]:
     return times
 
 
-def time_to_accuracy(goal: float = 0.9748) -> dict[str, float | int | None]:
-    """Epochs and training seconds of seed 42 until the test set is ``goal`` right for once.
+def time_to_accuracy(seed: int, goal: float) -> tuple[int, float]:
+    """Epochs and seconds of training until the test set is ``goal`` right for the first time.
 
     The test set is read after each epoch here, to measure speed; no published weights come of it.
     """
     test = load_rows(open_split("mnist_4_9", train=False), CPU)
-    torch.manual_seed(42)
+    torch.manual_seed(seed)
     model, _ = build_model("sigurd", "mnist_4_9")
-    adam, run, spent = Adam(model, 1e-3), TrainingRun(Path(), "benchmark"), 0.0
-    for epoch in range(1, 51):
-        settings = Settings(50, BATCH, 1e-3, 42)
-        spent += seconds(lambda: _train_epoch(model, adam, TRAINING, settings, run, CPU))  # noqa: B023
+    adam, run, settings = (
+        Adam(model, 1e-3),
+        TrainingRun(Path(), ""),
+        Settings(50, BATCH, 1e-3, seed),
+    )
+    spent = accuracy = 0.0
+    while accuracy < goal and len(run.history) < 50:
+        spent += seconds(partial(train_epoch, model, adam, TRAINING, settings, run, CPU))
         run.history.append({})
         logits, classes = predict(model, test, CPU)
         accuracy = (logits.argmax(1) == classes).double().mean().item()
-        if accuracy >= goal:
-            return {"goal": goal, "epochs": epoch, "training_seconds": spent}
-    return {"goal": goal, "epochs": None, "training_seconds": None}
+    return len(run.history), spent
 
 
 def main() -> None:
@@ -204,7 +217,8 @@ def main() -> None:
         for name, (function, factor) in EPOCHS.items():
             if factor == 1 or len(epochs[name]) < 3:
                 epochs[name].append(seconds(function) * factor)
-    commands, access, goal = whole_commands(), random_access(), time_to_accuracy()
+    commands, access = whole_commands(), random_access()
+    goals = [time_to_accuracy(seed, GOAL) for seed in (42, 43, 44)]
 
     def ratio(times: list[float], base: list[float]) -> str:
         return f"{statistics.median(a / b for a, b in zip(times, base, strict=False)):.2f}"
@@ -228,19 +242,18 @@ def main() -> None:
     for name, times in access.items():
         median = f"{1e6 * statistics.median(times):.1f}"
         lines.append(f"| {name} | {median} | {ratio(times, access['array'])} |")
-    if goal["epochs"]:
-        reached = f"{goal['epochs']} epochs, {goal['training_seconds']:.1f} s of training"
-    else:
-        reached = "not in 50 epochs"
-    lines += ["", f"Test accuracy {goal['goal']} is first reached after: {reached}."]
+    reached = ", ".join(f"{epochs} epochs ({spent:.1f} s)" for epochs, spent in goals)
+    lines += ["", f"Training until test accuracy {GOAL} is first reached, by seed: {reached}."]
     about = facts(CPU)
-    lines += ["", f"{about['device']['name']}, torch {about['versions']['torch']}."]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    machine = f"{about['device']['name']}, {os.cpu_count()} cores, {platform.system()}"
+    lines += ["", f"{machine}; {versions}."]
     text = "\n".join(lines) + "\n"
     print(text)
     folder = ROOT / "reports" / "benchmarks"
     folder.mkdir(exist_ok=True)
     (folder / "epoch.md").write_text(text, encoding="utf-8")
-    measured = {"epochs": epochs, "commands": commands, "access": access, "goal": goal}
+    measured = {"epochs": epochs, "commands": commands, "access": access, "goal": goals}
     write_json(folder / "epoch.json", {**measured, "session": about})
 
 
