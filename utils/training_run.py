@@ -222,7 +222,10 @@ class TrainingRun:
             self._save_checkpoint(self.best_file, weights, row)
         if row["epoch"] % CHECKPOINT_EVERY == 0:
             self._save_checkpoint(self._epoch_file(row["epoch"]), weights, row)
-        with naming(self.history_file), self.history_file.open("a", encoding="utf-8") as file:
+        with (
+            naming(self.history_file),
+            self.history_file.open("a", newline="", encoding="utf-8") as file,
+        ):
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
         self._save_state(model, optimizer)
         self.events.add(row)
