@@ -49,8 +49,8 @@ def predict(model: nn.Module, data: Samples, device: torch.device) -> tuple[Tens
     """Logits (N, C) and labels (N,) of all images, in their order; the model is in eval mode."""
     model.eval()
     logits, labels = [], []
-    order = torch.arange(len(data))
-    for images, batch_labels in batches(data, order, EVALUATION_BATCH, device):
-        logits.append(model(images))
-        labels.append(batch_labels)
+    for start in range(0, len(data), EVALUATION_BATCH):
+        images, batch_labels = data[slice(start, start + EVALUATION_BATCH)]  # a view, in memory
+        logits.append(model(images.to(device)))
+        labels.append(batch_labels.to(device))
     return torch.cat(logits), torch.cat(labels)

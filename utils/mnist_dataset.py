@@ -133,8 +133,11 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
 
     @staticmethod
     def _scaled(images: np.ndarray) -> Tensor:
-        # NumPy's float32 division is correctly rounded on every machine.
-        return torch.from_numpy(np.divide(images, np.float32(255), dtype=np.float32)).unsqueeze(-3)
+        # NumPy's float32 division is correctly rounded on every machine; torch's memory begins at a
+        # multiple of 64 bytes, on which the rounding of matrix products may depend.
+        scaled = torch.empty(images.shape)
+        np.divide(images, np.float32(255), out=scaled.numpy(), dtype=np.float32)
+        return scaled.unsqueeze(-3)
 
     def _sample(self, image: Tensor, label: int) -> tuple[Any, Any]:
         return (
