@@ -8,14 +8,15 @@ from DJSW.pipelines import PEOPLE, build_model
 from utils.checkpoint import load_checkpoint, weights_sha256
 from utils.files import ROOT, sha256_of
 
-RECORDS = sorted((ROOT / "weights").glob("*/*_run.json"))
-EVALUATIONS = sorted((ROOT / "reports").glob("*_metrics.json"))
+# Whoever trains and evaluates in these folders has other files there too.
+RECORDS = sorted((ROOT / "weights").glob("*/*_standard_run.json"))
+EVALUATIONS = sorted((ROOT / "reports").glob("*_standard_metrics.json"))
 
 
 def test_everyone_has_published():
     published = {json.loads(path.read_text())["username"] for path in RECORDS}
     evaluated = {json.loads(path.read_text())["username"] for path in EVALUATIONS}
-    assert published == evaluated == {"sigurd", "waly", "dennis"} <= PEOPLE.keys()
+    assert {"sigurd", "waly", "dennis"} <= published == evaluated <= PEOPLE.keys()
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name)
