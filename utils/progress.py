@@ -30,8 +30,8 @@ def epoch_line(row: Mapping[str, Any], num_epochs: int, images_per_second: float
 class EventFolder:
     """The history as TensorBoard's events, in a folder that is made anew.
 
-    ``torch.utils.tensorboard`` would do the same, but takes two seconds to import, and writes in a
-    thread, whose errors nobody sees.
+    ``torch.utils.tensorboard`` writes in a thread, whose errors (a full disk) end in a traceback
+    and not in a sentence; here tensorboard's own record writer is called in turn.
     """
 
     def __init__(self, folder: Path) -> None:
