@@ -48,7 +48,7 @@ def evaluate_model(args: argparse.Namespace) -> None:
             "name": dataset,
             "split": "test",
             "file": recorded(data.h5_path),
-            **data.sha256(),
+            **data.sha256,
         },
         "classes": list(DATASETS[dataset].digits),
         **results,

@@ -164,7 +164,7 @@ def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
                 f"{path} is not what its name says: its {name} is {stated}, not {value}; "
                 "delete it to have it made anew"
             )
-    for name, found in data.sha256().items():
+    for name, found in data.sha256.items():
         if data.attributes.get(name, found) != found:
             raise RunError(
                 f"{path} is damaged: its {name} is {found}, it was written with "

@@ -60,7 +60,7 @@ def train_model(args: argparse.Namespace) -> None:
         "exp_name": args.exp_name,
         "username": args.username,
         "model": {"name": type(model).__name__, "arguments": arguments},
-        "dataset": {"name": dataset, "file": recorded(data.h5_path), **data.sha256()},
+        "dataset": {"name": dataset, "file": recorded(data.h5_path), **data.sha256},
         "classes": list(DATASETS[dataset].digits),
         "settings": asdict(settings),
         "starting_weights": start.source() if start else None,
@@ -121,7 +121,9 @@ def train_pipeline(
     model.to(device)
     optimizer = Adam(model, settings.lr)
     run.begin(model, optimizer, device, settings.num_epochs, settings.patience, resume=resume)
-    if run.history or len(run.losses):
+    if run.finished:
+        print("finished    before; nothing is left to do")
+    elif run.history or len(run.losses):
         print(f"resumed     after {len(run.history)} epochs and {len(run.losses)} steps")
     while not run.is_over(settings.num_epochs, settings.patience):
         started = time.perf_counter() - run.seconds

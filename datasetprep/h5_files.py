@@ -56,10 +56,8 @@ def create_h5(
     keep = sorted(set(ALL_DIGITS if labels_to_keep is None else labels_to_keep))
     if not keep or not set(keep) <= set(ALL_DIGITS):
         raise UsageError(f"labels to keep {keep} are no digits; give some of {list(ALL_DIGITS)}")
-    if not Path(output_path).is_absolute():
-        (ROOT / "data" / "processed").mkdir(
-            parents=True, exist_ok=True
-        )  # git keeps no empty folder
+    if Path(output_path).parent == Path("data/processed"):  # a fresh clone lacks it
+        (ROOT / "data" / "processed").mkdir(parents=True, exist_ok=True)
     path = place_file(output_path, "--output")
     wanted = {
         "schema_version": SCHEMA_VERSION,
@@ -94,8 +92,9 @@ def verify(path: Path) -> str:
 
     :raises RunError: an array is not the one that was written, or an attribute is missing.
     """
-    stated, data = _stated(path), MnistH5Dataset(path)
-    for name, found in data.sha256().items():
+    data = MnistH5Dataset(path)
+    stated = _stated(data)
+    for name, found in data.sha256.items():
         if stated[name] != found:
             raise RunError(
                 f"{path} is altered: its {name} is {found}, it was written with {stated[name]}; "
@@ -107,20 +106,19 @@ def verify(path: Path) -> str:
     )
 
 
-def _stated(path: Path) -> dict[str, Any]:
+def _stated(data: MnistH5Dataset) -> dict[str, Any]:
     """The file's attributes as plain values."""
-    attributes = MnistH5Dataset(path).attributes
-    missing = [name for name in ATTRIBUTES if name not in attributes]
+    missing = [name for name in ATTRIBUTES if name not in data.attributes]
     if missing:
-        raise RunError(f"{path} lacks the attributes {', '.join(missing)}; make it anew")
-    return {name: np.asarray(value).tolist() for name, value in attributes.items()}
+        raise RunError(f"{data.h5_path} lacks the attributes {', '.join(missing)}; make it anew")
+    return {name: np.asarray(value).tolist() for name, value in data.attributes.items()}
 
 
 def _holds(path: Path, wanted: dict[str, Any]) -> bool:
     """Whether the file is whole and is what is wanted; if not, says that it is replaced."""
     try:
         verify(path)
-        stated = _stated(path)
+        stated = _stated(MnistH5Dataset(path))
     except RunError as error:
         print(f"replaced: {error}", flush=True)
         return False

@@ -352,6 +352,7 @@ def test_record_of_commit_and_job(checkout, run_script):
     assert sessions[0]["slurm"] == {"SLURM_JOB_ID": "77"}
     assert sessions[0]["device"]["threads"] == 2
     assert sessions[0]["command"].endswith("--num_epochs 1 --exp_name clean")
+    assert sessions[0]["working_directory"] == "."
 
 
 def test_device_that_is_not_there(call, monkeypatch):
@@ -404,6 +405,15 @@ def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
         assert record["sessions"][0]["device"]["threads"] == 1
         assert str(checkout) not in json.dumps(record)
     assert len(weights) == 1
+
+
+def test_installed_command(tmp_path):
+    djsw = Path(sys.executable).with_name("djsw")
+    if not djsw.exists():
+        pytest.skip("djsw is not installed beside this Python")
+    result = subprocess.run([djsw, "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "--username" in result.stdout
 
 
 def test_two_started_at_once_cannot_both_win(checkout):

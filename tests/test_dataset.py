@@ -120,6 +120,18 @@ def test_transforms_are_called_per_sample(path):
     assert labels.tolist() == [label - 4 for label in LABELS[:5]]
 
 
+def test_relative_path_is_found_from_both_places(contiguous, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.files.ROOT", tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        monkeypatch.chdir(folder)
+        assert MnistH5Dataset("digits.h5").h5_path == contiguous
+    with pytest.raises(FileNotFoundError) as raised:
+        MnistH5Dataset("nothing.h5")
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        assert str(folder / "nothing.h5") in str(raised.value)
+
+
 def test_no_samples_at_all(path):
     data = MnistH5Dataset(path, torch.sum, lambda t: t)
     assert [len(part) for part in data[[]]] == [0, 0]

@@ -396,7 +396,10 @@ def test_mnist_command(tmp_path, checkout, run_script):
     assert "digits [4, 5, 6]" in verified.stdout
 
 
-def test_usps_command(tmp_path, capsys, monkeypatch):
+def test_usps_command(tmp_path, capsys, monkeypatch, run_script):
+    helped = run_script(ROOT / "datasetprep" / "create_usps_dataset.py", "--help", cwd=tmp_path)
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "--raw_dir" in helped.stdout
     monkeypatch.chdir(tmp_path)
     assert usps.main(["--train", "--raw_dir", "nowhere"]) == 2
     error = capsys.readouterr().err

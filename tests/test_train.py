@@ -204,8 +204,24 @@ def test_resuming_something_else_is_refused(tmp_path, change, monkeypatch):
 
 def test_resuming_for_fewer_epochs_is_refused(tmp_path):
     train(tmp_path, Settings(3, 5, 0.05, seed=3))
-    with pytest.raises(UsageError, match="3 epochs already; give --num_epochs 3 or more"):
+    with pytest.raises(
+        UsageError, match="3 epochs already, done or begun; give --num_epochs 3 or more"
+    ):
         train(tmp_path, Settings(2, 5, 0.05, seed=3), resume=True)
+
+
+def test_resuming_without_the_epoch_that_was_begun_is_refused(tmp_path, monkeypatch):
+    """Its weights are ahead of the last finished epoch's."""
+    settings = Settings(3, 5, 0.05, seed=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("DJSW.train.stop_request", StopAfter(7))  # in epoch 2
+        with pytest.raises(Stopped):
+            train(tmp_path, settings)
+    before = files_of(tmp_path)
+    with pytest.raises(UsageError, match="2 epochs already, done or begun"):
+        train(tmp_path, Settings(1, 5, 0.05, seed=3), resume=True)
+    assert files_of(tmp_path) == before
+    train(tmp_path, Settings(2, 5, 0.05, seed=3), resume=True)
 
 
 def test_two_processes_do_not_work_on_one_name(tmp_path):
@@ -277,11 +293,11 @@ class StopAfter:
         return "SIGTERM" if self.steps <= 0 else None
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, pytest.param(11, id="loader")])
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, pytest.param(11, id="not in memory")])
 def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps, request):
     """With dropout, whose draws must be those of the training that is not stopped."""
     data = small_problem()
-    if "loader" in request.node.name:
+    if "not in memory" in request.node.name:
         data = Subset(data, torch.arange(len(data)))
 
     def model():
@@ -359,15 +375,18 @@ def test_temporary_files_of_a_killed_writer_are_removed(tmp_path):
     assert others.exists()
 
 
-def test_what_is_finished_is_left_alone(tmp_path):
+def test_what_is_finished_is_left_alone(tmp_path, capsys):
     settings = Settings(2, 5, 0.05, seed=3)
     train(tmp_path, settings)
     before = files_of(tmp_path)
+    capsys.readouterr()
     _, run = train(tmp_path, settings, resume=True)
+    assert capsys.readouterr().out == "finished    before; nothing is left to do\n"
     assert files_of(tmp_path) == before
     assert len(run.history) == 2
     record = json.loads(run.record_file.read_text())
-    run.record_file.write_text(json.dumps({**record, "status": "running"}))  # killed before its end
+    # as if killed before its end
+    run.record_file.write_text(json.dumps({**record, "status": "running"}))
     train(tmp_path, settings, resume=True)
     assert json.loads(run.record_file.read_text())["status"] == "finished"
 

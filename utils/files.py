@@ -14,7 +14,7 @@ _checkout = Path(__file__).resolve().parents[1]
 ROOT = _checkout if (_checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
-def _places(path: str | Path) -> list[Path]:
+def places(path: str | Path) -> list[Path]:
     """The absolute paths that ``path`` may mean: from the working directory, else from ``ROOT``."""
     return list(dict.fromkeys((Path.cwd() / path, ROOT / path)))
 
@@ -22,12 +22,12 @@ def _places(path: str | Path) -> list[Path]:
 def _find(path: str | Path, flag: str, what: str, is_wanted: Callable[[Path], bool]) -> Path:
     if not str(path):
         raise UsageError(f"{flag} is empty; give an existing {what}")
-    for place in _places(path):
+    for place in places(path):
         if is_wanted(place):
             return place.resolve()
     looked = " and ".join(
         f"{place} ({'not a ' + what if place.exists() else 'does not exist'})"
-        for place in _places(path)
+        for place in places(path)
     )
     raise UsageError(f"{flag} {str(path)!r} is no existing {what}; looked in {looked}")
 

@@ -3,6 +3,7 @@
 import hashlib
 import operator
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from utils.failures import RunError
+from utils.files import places
 
 
 class DigitClasses:
@@ -46,7 +48,8 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
     that forked workers share them and random access costs what an array costs; images that are
     compressed or chunked are read into memory, once. A worker that is spawned opens the file anew.
 
-    :param h5_path: the file.
+    :param h5_path: the file; a relative path is taken from the working directory, else from the
+        repository root.
     :param transform: called with each image, a float32 tensor (1, H, W).
     :param target_transform: called with each label, an int; with whole label arrays where it has
         ``takes_arrays = True``.
@@ -60,11 +63,13 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
         transform: Callable[[Tensor], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.h5_path = Path(h5_path).resolve()
+        found = [place for place in places(h5_path) if place.is_file()]
+        if not found:
+            looked = " and ".join(map(str, places(h5_path)))
+            raise FileNotFoundError(2, "no such file", looked)
+        self.h5_path = found[0].resolve()
         self.transform = transform
         self.target_transform = target_transform
-        if not self.h5_path.is_file():
-            raise FileNotFoundError(2, "no such file", str(self.h5_path))
         try:
             # Read-only input needs no lock, and some network file systems offer none.
             with h5py.File(self.h5_path, "r", locking=False) as file:
@@ -157,6 +162,7 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
             return torch.from_numpy(self.target_transform(labels))
         return default_collate([self.target_transform(label) for label in labels.tolist()])
 
+    @cached_property
     def sha256(self) -> dict[str, str]:
         """SHA-256 of the bytes of each array, as the file's own attributes state them."""
         return array_hashes(self.images, self.labels)

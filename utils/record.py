@@ -33,6 +33,7 @@ def facts(device: torch.device) -> dict[str, Any]:
     """Command, code, versions, device and Slurm job of this process: plain values for JSON."""
     return {
         "command": _command(),
+        "working_directory": recorded(Path.cwd()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": _git(),
         "versions": versions(),

@@ -166,10 +166,11 @@ class TrainingRun:
                 self._save_state(model, optimizer, exclusive=True)
             except FileExistsError:
                 raise self._taken(self.state_file) from None
-        if len(self.history) > num_epochs:
+        begun = len(self.history) + (len(self.losses) > 0)
+        if begun > num_epochs:
             raise UsageError(
-                f"{self.exp_name!r} has {len(self.history)} epochs already; give --num_epochs "
-                f"{len(self.history)} or more to --resume it, or another --exp_name"
+                f"{self.exp_name!r} has {begun} epochs already, done or begun; give --num_epochs "
+                f"{begun} or more to --resume it, or another --exp_name"
             )
         if self.is_over(num_epochs, patience) and self._is_finished():
             self.finished = True
