@@ -1,45 +1,62 @@
 """Evaluation of a checkpoint on a test set."""
 
 import argparse
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
-from utils import metrics
+from utils import metrics, ranks
 from utils.batches import load_rows, predict
 from utils.checkpoint import Checkpoint, describe, load_checkpoint
-from utils.device import choose_device
 from utils.failures import UsageError
 from utils.files import find_file, find_folder, recorded
-from utils.record import facts, write_json
+from utils.mnist_dataset import MnistH5Dataset
+from utils.record import facts, spent, write_json
 
 
-def evaluate_model(args: argparse.Namespace) -> None:
-    """Evaluate as the command line says; ``DJSW/main.py`` has the flags."""
+@dataclass
+class Evaluation:
+    """An evaluation as the command line asks for it, ready to begin; ``about`` is its record's."""
+
+    model: nn.Module
+    data: MnistH5Dataset
+    dataset: str
+    output: Path
+    about: dict[str, Any]
+
+
+def prepare(args: argparse.Namespace) -> Evaluation:
+    """Look at all that the command line names, make the data if they are not there, and say so.
+
+    :raises UsageError: a flag is wrong, or the name is taken.
+    :raises RunError: there are no data, or they are damaged.
+    """
     folder = find_folder(args.output_dir, "--output_dir")
     output = folder / f"{args.exp_name}_metrics.json"
     if output.exists():
         raise _taken(args.exp_name, output)
-    device = choose_device(args.device)
     checkpoint = load_checkpoint(find_file(args.load_checkpoint, "--load_checkpoint"))
     dataset = args.dataset or _own_dataset(checkpoint) or PEOPLE[args.username].dataset
     model, arguments = build_model(args.username, dataset, checkpoint)
     data = open_split(dataset, train=False)
-    print(f"{args.username} evaluates {describe(model)} on the test set of {dataset} ({device})")
-    print(f"weights  {checkpoint.path}")
+    print(f"{args.username} evaluates {describe(model)} on the test set of {dataset}")
+    print(f"weights     {checkpoint.path}")
     usual, _ = build_model(args.username, dataset)
     if describe(model) != describe(usual):
-        print(f"note     these weights are {describe(model)}; the network now is {describe(usual)}")
-    print(f"data     {data.h5_path}")
-    print(f"images   {len(data)}", flush=True)
-    logits, classes = predict(model.to(device), load_rows(data, device), device)
-    results = measure(logits.cpu(), classes.cpu(), DATASETS[dataset].digits)
-    record = {
+        print(
+            f"note        these weights are {describe(model)}; the network now is {describe(usual)}"
+        )
+    print(f"data        {data.h5_path}")
+    print(f"images      {len(data)}", flush=True)
+    about = {
         "exp_name": args.exp_name,
         "username": args.username,
         "model": {"name": type(model).__name__, "arguments": arguments},
@@ -51,15 +68,27 @@ def evaluate_model(args: argparse.Namespace) -> None:
             **data.sha256,
         },
         "classes": list(DATASETS[dataset].digits),
-        **results,
-        "session": facts(device),
     }
+    return Evaluation(model, data, dataset, output, about)
+
+
+def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) -> None:
+    """Evaluate as the command line says, as one of the ranks; ``DJSW/main.py`` has the flags."""
+    with ranks.in_turn():
+        this = prepare(args)
+    started = time.perf_counter()
+    logits, classes = predict(this.model.to(device), load_rows(this.data, device), device)
+    if ranks.rank() > 0:
+        return
+    results = measure(logits.cpu(), classes.cpu(), DATASETS[this.dataset].digits)
+    session = facts(device, members)
+    session |= spent(time.perf_counter() - started, session)
     try:
-        write_json(output, record, exclusive=True)
+        write_json(this.output, {**this.about, **results, "session": session}, exclusive=True)
     except FileExistsError:
-        raise _taken(args.exp_name, output) from None
+        raise _taken(args.exp_name, this.output) from None
     print(summary(results))
-    print(f"metrics  {output}")
+    print(f"metrics     {this.output}")
 
 
 def measure(logits: Tensor, classes: Tensor, digits: Sequence[int]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from importlib import import_module
 
 from DJSW.pipelines import DATASETS, PEOPLE
-from utils.command_line import Parser, positive_float, positive_int, run_command, seed
+from utils.command_line import Parser, array_task, positive_float, positive_int, run_command, seed
 from utils.signals import stop_request
 
 
@@ -64,6 +65,17 @@ def parser() -> Parser:
         help="go on with a training of this name where it was stopped, if there is one",
     )
     flags.add_argument(
+        "--array_task",
+        type=array_task,
+        metavar="N",
+        help="number of a task of a job array: added to --seed and, as _N, to --exp_name",
+    )
+    flags.add_argument(
+        "--check",
+        action="store_true",
+        help="look whether the command would run, make its data, and stop there",
+    )
+    flags.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
@@ -88,15 +100,20 @@ def command(args: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What CUDA's matrix products need to give the same bits each time; read when torch is loaded.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if args.train:
+    if args.train and not args.check:
         stop_request.watch()
-        from DJSW.train import train_model
+    task = import_module("DJSW.train" if args.train else "DJSW.evaluate")
+    if args.check:
+        task.prepare(args)
+        print("checked     this command would run")
+        return
+    from utils import ranks
+    from utils.device import choose_device
 
-        train_model(args)
-    else:
-        from DJSW.evaluate import evaluate_model
-
-        evaluate_model(args)
+    device = choose_device(args.device)
+    with ranks.joined(device) as members:
+        print(f"device      {ranks.described(device, members)}")
+        task.run(args, device, members)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("evaluation needs --load_checkpoint FILE, and training needs --train")
     if not args.train and args.resume:
         flags.error("--resume goes with --train")
+    if args.array_task is not None:
+        args.exp_name += f"_{args.array_task}"
+        args.seed += args.array_task
     return run_command(command, args)
 
 

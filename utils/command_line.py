@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from utils.failures import RunError, Stopped, UsageError
+from utils.failures import Elsewhere, RunError, Stopped, UsageError
+from utils.launch import place
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,19 +17,24 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(UsageError.exit_status, f"error: {message} (--help lists the flags)\n")
+        said = place().rank == 0  # the others were given the same flags
+        text = f"error: {message} (--help lists the flags)\n" if said else None
+        self.exit(UsageError.exit_status, text)
 
 
 def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     """Run ``command(args)`` and return its exit status; a traceback is left to bugs.
 
     0 done; 2 wrong use; 1 a failed run, the system's refusals (disk full, no permission) included;
-    75, 130 or 143 stopped by SIGUSR1, SIGINT or SIGTERM.
+    75, 130 or 143 stopped by SIGUSR1, SIGINT or SIGTERM. Ranks other than 0 say who they are.
     """
     try:
         command(args)
     except (UsageError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        rank = place().rank
+        print(f"rank {rank}: error: {error}" if rank else f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except Elsewhere as error:
         return error.exit_status
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -51,6 +57,11 @@ def positive_int(text: str) -> int:
 def seed(text: str) -> int:
     """A whole number from 0 to 2**63 - 1, what every generator here takes."""
     return _whole_number(text, 0, 2**63 - 1)
+
+
+def array_task(text: str) -> int:
+    """A whole number from 0, as Slurm counts the tasks of a job array."""
+    return _whole_number(text, 0, 10**9)
 
 
 def _whole_number(text: str, least: int, most: int) -> int:

@@ -1,28 +1,53 @@
 """Which device a command runs on."""
 
 import os
+import platform
+from pathlib import Path
 
 import torch
 
 from utils.failures import RunError, UsageError
+from utils.launch import place
 
 
 def choose_device(name: str) -> torch.device:
     """``auto`` is a GPU where torch sees one (ROCm's are ``cuda`` too), else the CPU.
 
+    Each rank of a node has a GPU of its own: the one of its number where it sees several, the only
+    one where Slurm shows each rank its own.
+
     :raises UsageError: ``cuda`` was asked for, and torch sees none.
-    :raises RunError: ``auto`` in a Slurm job that was given a GPU which torch does not see.
+    :raises RunError: ``auto`` in a Slurm job that was given a GPU which torch does not see, or more
+        ranks than GPUs.
     """
     if name == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        here, gpus = place(), torch.cuda.device_count()
+        if gpus > 1 and here.local_rank >= gpus:
+            raise RunError(
+                f"rank {here.rank} is number {here.local_rank + 1} of its node, which has {gpus} "
+                "GPUs; give as many --ntasks-per-node as --gpus-per-node"
+            )
+        return torch.device("cuda", here.local_rank if gpus > 1 else 0)
     if name == "cuda":
         raise UsageError("--device cuda, but torch sees no GPU here; give --device cpu")
-    gpus = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS")
-    if gpus:
+    given = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS")
+    if given:
         raise RunError(
-            f"this job was given the GPUs {gpus}, but torch {torch.__version__} sees none; "
+            f"this job was given the GPUs {given}, but torch {torch.__version__} sees none; "
             "check the container, or give --device cpu"
         )
     return torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of the GPU or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

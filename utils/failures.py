@@ -19,3 +19,11 @@ class Stopped(Exception):
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+class Elsewhere(Exception):
+    """The end of a rank whose run ended in rank 0, which says why."""
+
+    def __init__(self, exit_status: int) -> None:
+        super().__init__(f"rank 0 ended with status {exit_status}")
+        self.exit_status = exit_status

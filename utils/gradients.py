@@ -6,17 +6,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils import ranks
+
 #: Takes images (B, 1, H, W) and classes (B,); returns the sum of their losses.
 Gradients = Callable[[Tensor, Tensor], Tensor]
 
 
-def gradients_of(model: nn.Module) -> Gradients:
+def gradients_of(model: nn.Module) -> "AutogradGradients | StackGradients":
     """By hand for a network that says it is a stack (``model.stack()``), else by autograd.
 
     Autograd costs a network this small as much as its matrix products.
     """
     stack: Callable[[], tuple[list[nn.Linear], float]] | None = getattr(model, "stack", None)
     return AutogradGradients(model) if stack is None else StackGradients(*stack())
+
+
+class SharedGradients:
+    """Of a batch that the ranks have divided among themselves, of the same bits on each of them.
+
+    :param flat: all gradients as one tensor, of which those of the parameters are views.
+    """
+
+    def __init__(self, gradients: Gradients, flat: Tensor) -> None:
+        self.gradients = gradients
+        self.flat = flat
+
+    def __call__(self, images: Tensor, classes: Tensor) -> Tensor:
+        count = len(classes)
+        if count:
+            loss = self.gradients(images, classes)
+        else:  # the batch has fewer images than there are ranks
+            loss = self.flat.zero_().sum()
+        sums = torch.cat([self.flat * count, loss.view(1), loss.new_tensor([count])])
+        ranks.add_up(sums)
+        torch.div(sums[:-2], sums[-1], out=self.flat)
+        return sums[-2]
 
 
 class AutogradGradients:

@@ -1,16 +1,102 @@
-"""What a training shows while it runs: a line an epoch for people, events for TensorBoard."""
+"""How far a training is: what each of its ranks knows, and the line an epoch for people."""
 
-import shutil
-import time
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
+import torch
+from torch import Tensor, nn
 
-from utils.files import naming
+from utils import ranks
+from utils.adam import Adam
+from utils.failures import Elsewhere, RunError
+from utils.signals import EXIT_STATUS
+
+#: Of the history; a :data:`Row` has a value for each.
+COLUMNS = (
+    "epoch",
+    "train_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "learning_rate",
+    "seconds",
+)
+Row = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """A training in memory: all that a rank other than 0 has of it, since only rank 0 has files.
+
+    :ivar history: a row per finished epoch.
+    :ivar losses: of the epoch under way, each finished step's loss, summed over its images.
+    :ivar seconds: that the epoch under way took so far.
+    :ivar finished: whether there was nothing left to do, and nothing is written.
+    """
+
+    history: list[Row] = field(default_factory=list)
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    seconds: float = 0.0
+    finished: bool = False
+
+    @property
+    def best(self) -> Row:
+        """The row of the epoch with the lowest validation loss, the first of equals."""
+        return min(self.history, key=lambda row: row["validation_loss"])
+
+    def is_over(self, num_epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are done, or the last ``patience`` of them brought nothing better."""
+        done = len(self.history)
+        return done >= num_epochs or bool(
+            done and patience and done - self.best["epoch"] >= patience
+        )
+
+    def begin(
+        self,
+        model: nn.Module,
+        optimizer: Adam,
+        num_epochs: int,
+        patience: int | None,
+        *,
+        resume: bool,
+    ) -> None:
+        """Begin or go on; what there is to go on from, rank 0 knows."""
+
+    def agree(self, model: nn.Module, optimizer: Adam) -> None:
+        """Have every rank begin where rank 0 does."""
+        known = (self.history, self.losses, self.seconds, self.finished)
+        tensors = [*model.buffers(), optimizer.values, *optimizer.state_dict().values()]
+        self.history, self.losses, self.seconds, self.finished = ranks.copy_first(tensors, known)
+
+    def save_epoch(self, row: Row, model: nn.Module, optimizer: Adam) -> None:
+        """Keep a finished epoch."""
+        self.history.append(row)
+        self.losses, self.seconds = torch.zeros(0), 0.0
+
+    def save_step(
+        self,
+        losses: Tensor,
+        seconds: float,
+        model: nn.Module,
+        optimizer: Adam,
+        signal: str | None = None,
+    ) -> None:
+        """Keep the epoch under way as it stands after ``len(losses)`` steps.
+
+        :raises Stopped: a ``signal`` was the reason.
+        """
+        self.losses, self.seconds = losses.cpu(), seconds
+        if signal:
+            ranks.wait()  # none ends before rank 0 has saved: its end would end them all
+            raise Elsewhere(EXIT_STATUS[signal])
+
+    def failed(self, reason: str) -> RunError | Elsewhere:
+        """The error to raise."""
+        ranks.wait()
+        return Elsewhere(RunError.exit_status)
+
+    def finish(self, model: nn.Module) -> None:
+        """Keep the results."""
 
 
 def epoch_line(row: Mapping[str, Any], num_epochs: int, images_per_second: float) -> str:
@@ -25,36 +111,3 @@ def epoch_line(row: Mapping[str, Any], num_epochs: int, images_per_second: float
         f"  {images_per_second:8,.0f} images/s"
         f"  {left // 60:.0f}:{left % 60:02.0f} left"
     )
-
-
-class EventFolder:
-    """The history as TensorBoard's events, in a folder that is made anew.
-
-    ``torch.utils.tensorboard`` writes in a thread, whose errors (a full disk) end in a traceback
-    and not in a sentence; here tensorboard's own record writer is called in turn.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        # TensorBoard knows its files by this part of the name.
-        self._path = folder / "events.out.tfevents.history"
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Write the row's losses, accuracy and learning rate as scalars of its epoch."""
-        values = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in row.items()
-            if name != "epoch"
-        ]
-        summary = Summary(value=values)
-        self._write(Event(step=row["epoch"], wall_time=time.time(), summary=summary))
-
-    def _write(self, event: Any) -> None:
-        with naming(self._path), self._path.open("ab") as file:
-            RecordWriter(file).write(event.SerializeToString())
-
-    def remove(self) -> None:
-        """Delete it again."""
-        shutil.rmtree(self._path.parent)

@@ -1,5 +1,6 @@
 """What ran: the facts that a record holds so that a result can be traced and made again."""
 
+import hashlib
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,36 +16,103 @@ from typing import Any
 
 import torch
 
-from utils.files import ROOT, recorded, writing
+from utils.files import ROOT, recorded, sha256_of, writing
 
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "scikit-learn", "matplotlib")
+#: Folders whose Python files decide what a run computes.
+SOURCES = ("DJSW", "models", "datasetprep", "utils")
+#: What a job was given. Slurm's other variables repeat these, or hold absolute paths.
 SLURM_VARIABLES = (
+    "SLURM_CLUSTER_NAME",
+    "SLURM_JOB_ACCOUNT",
     "SLURM_JOB_ID",
     "SLURM_JOB_NAME",
     "SLURM_JOB_PARTITION",
+    "SLURM_JOB_NODELIST",
     "SLURM_JOB_NUM_NODES",
+    "SLURM_JOB_GPUS",
     "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_GPUS_PER_NODE",
+    "SLURM_MEM_PER_GPU",
     "SLURM_ARRAY_JOB_ID",
     "SLURM_ARRAY_TASK_ID",
     "SLURM_RESTART_COUNT",
 )
+#: The facts that a record keeps and a checkpoint does not: they may be long.
+RECORD_ONLY = ("source", "diff", "batch_script")
 
 
-def facts(device: torch.device) -> dict[str, Any]:
-    """Command, code, versions, device and Slurm job of this process: plain values for JSON."""
+def facts(device: torch.device, members: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Command, code, versions, devices and Slurm job of this process: plain values for JSON.
+
+    :param members: the node and the device of each rank, as :func:`utils.ranks.joined` gives them.
+    """
+    commit, diff = _git()
+    source = source_hashes()
     return {
         "command": _command(),
         "working_directory": recorded(Path.cwd()),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": _git(),
+        "started": now(),
+        "git": commit and {"commit": commit, "changed": bool(diff)},
+        "source_sha256": source_sha256(source),
+        "source": source,
+        "diff": diff,
+        "batch_script": os.environ.get("DJSW_BATCH_SCRIPT"),
         "versions": versions(),
         "device": {
             "type": device.type,
-            "name": _device_name(device),
+            "name": members[0]["device"],
             "threads": torch.get_num_threads(),
+            "ranks": list(members),
         },
         "slurm": {name: os.environ[name] for name in SLURM_VARIABLES if name in os.environ},
     }
+
+
+def spent(seconds: float, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process used so far: seconds, rank 0's peak memory in bytes, hours of all its GPUs."""
+    on_gpu = facts["device"]["type"] == "cuda"
+    return {
+        "seconds": seconds,
+        "peak_memory_bytes": {
+            "process": _peak_memory(),
+            "gpu": torch.cuda.max_memory_allocated() if on_gpu else None,
+        },
+        "gpu_hours": len(facts["device"]["ranks"]) * seconds / 3600 if on_gpu else 0.0,
+    }
+
+
+def _peak_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB, macOS in bytes
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def source_hashes() -> dict[str, str]:
+    """SHA-256 of each source file, by its path in the repository.
+
+    Committed or not: a record precedes the commit that holds it, so a commit alone cannot tell
+    whether the code is still the same.
+    """
+    home = Path(__file__).resolve().parents[1]
+    files = (path for folder in SOURCES for path in (home / folder).rglob("*.py"))
+    return {path.relative_to(home).as_posix(): sha256_of(path) for path in sorted(files)}
+
+
+def source_sha256(source: Mapping[str, str]) -> str:
+    """One hash over :func:`source_hashes`."""
+    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(source.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -78,29 +147,26 @@ def _command() -> str:
     return shlex.join(["python", *words])
 
 
-def _git() -> dict[str, Any] | None:
-    """The commit, and whether tracked files differ from it; None outside a checkout."""
+def _git() -> tuple[str | None, str]:
+    """The commit and how tracked files differ from it; no commit outside a checkout.
+
+    ``run.sh`` leaves both in a file, since the container of a job may lack git.
+    """
+    if "DJSW_GIT" in os.environ:
+        text = Path(os.environ["DJSW_GIT"]).read_text(encoding="utf-8", errors="replace")
+        commit, _, diff = text.partition("\n")
+        return commit or None, diff
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        # A colleague may run what another has cloned.
+        command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode(
+            errors="replace"
+        )
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).resolve().parents[1]:
-            return None
-        commit = git("rev-parse", "HEAD")
-        changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+        if Path(git("rev-parse", "--show-toplevel").strip()) != Path(__file__).resolve().parents[1]:
+            return None, ""
+        return git("rev-parse", "HEAD").strip(), git("diff", "--no-ext-diff", "--no-color", "HEAD")
     except (OSError, subprocess.CalledProcessError):  # no git, no checkout, or no commit yet
-        return None
-    return {"commit": commit, "changed": changed}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+        return None, ""

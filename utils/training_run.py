@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from utils import ranks
 from utils.adam import Adam
 from utils.checkpoint import (
     cpu_weights,
@@ -22,14 +22,15 @@ from utils.checkpoint import (
     weights_sha256,
     write_plain,
 )
+from utils.events import EventFolder
 from utils.failures import RunError, Stopped, UsageError
 from utils.files import naming, writing
 from utils.lock import locked
-from utils.progress import EventFolder
-from utils.record import facts, write_json
+from utils.progress import COLUMNS, Progress, Row
+from utils.record import RECORD_ONLY, now, spent, write_json
 from utils.signals import EXIT_STATUS
 
-STATE_FORMAT = "djsw-state-3"
+STATE_FORMAT = "djsw-state-4"
 #: A checkpoint is kept of every so many epochs, besides the best and the last.
 CHECKPOINT_EVERY = 10
 #: The endings of the files that a training owns, after ``{exp_name}_``.
@@ -41,43 +42,27 @@ MAY_CHANGE = {
     "dataset.file",
     "starting_weights.file",
 }
-#: Of the history; a :data:`Row` has a value for each.
-COLUMNS = (
-    "epoch",
-    "train_loss",
-    "validation_loss",
-    "validation_accuracy",
-    "learning_rate",
-    "seconds",
-)
-Row = dict[str, Any]
 
 
-@dataclass
-class TrainingRun:
+@dataclass(kw_only=True)
+class TrainingRun(Progress):
     """The training called ``exp_name`` in ``folder``.
 
     The state is written last of all that an epoch writes, and all else can be made from it: a
     process that dies at any line is resumed as if it had not.
 
     :ivar about: plain values that say what is trained; they go into the record and each checkpoint.
-    :ivar history: a row per finished epoch.
-    :ivar losses: of the epoch under way, each finished step's loss, summed over its images.
-    :ivar seconds: that the epoch under way took so far.
-    :ivar sessions: the facts of each process that worked on it (command, versions, device, …).
+    :ivar facts: of this process (command, versions, device, …).
+    :ivar sessions: the facts of each process that worked on it, and how it ended.
     :ivar best_weights: of the best epoch, on the CPU.
-    :ivar finished: whether there was nothing left to do, and nothing is written.
     """
 
     folder: Path
     exp_name: str
     about: Mapping[str, Any] = field(default_factory=dict)
-    history: list[Row] = field(default_factory=list)
-    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
-    seconds: float = 0.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     best_weights: Mapping[str, Tensor] = field(default_factory=dict)
-    finished: bool = False
 
     def file(self, ending: str) -> Path:
         """The absolute path of the file with this ending."""
@@ -102,18 +87,6 @@ class TrainingRun:
     def best_file(self) -> Path:
         """The checkpoint of the best epoch."""
         return self.file("checkpoint_best.pt")
-
-    @property
-    def best(self) -> Row:
-        """The row of the epoch with the lowest validation loss, the first of equals."""
-        return min(self.history, key=lambda row: row["validation_loss"])
-
-    def is_over(self, num_epochs: int, patience: int | None) -> bool:
-        """Whether all epochs are done, or the last ``patience`` of them brought nothing better."""
-        done = len(self.history)
-        return done >= num_epochs or bool(
-            done and patience and done - self.best["epoch"] >= patience
-        )
 
     def require_new(self) -> None:
         """Refuse a name that was trained before; with a state, offer to resume it.
@@ -147,7 +120,6 @@ class TrainingRun:
         self,
         model: nn.Module,
         optimizer: Adam,
-        device: torch.device,
         num_epochs: int,
         patience: int | None,
         *,
@@ -175,14 +147,26 @@ class TrainingRun:
         if self.is_over(num_epochs, patience) and self._is_finished():
             self.finished = True
             return
-        self.sessions.append(
-            {
-                **facts(device),
-                "first_epoch": len(self.history) + 1,
-                "first_step": len(self.losses) + 1,
-            }
-        )
+        for session in self.sessions[-1:]:
+            session.setdefault("end", "unknown: killed, or its machine was lost")
+        change = self._change()
+        if change:
+            print(f"note        {change}")
+        begin = {"first_epoch": len(self.history) + 1, "first_step": len(self.losses) + 1}
+        self.sessions.append({**self.facts, **begin, "change": change})
         self._restore_files()
+
+    def _change(self) -> str | None:
+        """What the session before ran on, if that was another kind of device or number of ranks."""
+        if not self.sessions:
+            return None
+        before, here = (
+            f"{len(facts['device']['ranks'])} ranks on {facts['device']['type']}"
+            for facts in (self.sessions[-1], self.facts)
+        )
+        if before == here:
+            return None
+        return f"{here} after {before}: no longer the same bits as in one go"
 
     def _is_finished(self) -> bool:
         if not self.record_file.exists():
@@ -215,8 +199,7 @@ class TrainingRun:
 
     def save_epoch(self, row: Row, model: nn.Module, optimizer: Adam) -> None:
         """Keep a finished epoch: its checkpoints, its line of the history, the state."""
-        self.history.append(row)
-        self.losses, self.seconds = torch.zeros(0), 0.0
+        super().save_epoch(row, model, optimizer)
         weights = cpu_weights(model)
         if self.best is row:
             self.best_weights = weights
@@ -231,15 +214,27 @@ class TrainingRun:
         self._save_state(model, optimizer)
         self.events.add(row)
 
-    def save_step(self, losses: Tensor, seconds: float, model: nn.Module, optimizer: Adam) -> None:
-        """Keep the epoch under way as it stands after ``len(losses)`` steps."""
-        self.losses, self.seconds = losses.cpu(), seconds
-        self._save_state(model, optimizer)
+    def save_step(
+        self,
+        losses: Tensor,
+        seconds: float,
+        model: nn.Module,
+        optimizer: Adam,
+        signal: str | None = None,
+    ) -> None:
+        """Keep the epoch under way as it stands after ``len(losses)`` steps.
 
-    def stopped(self, signal: str) -> Stopped:
-        """The exception to raise after a signal, once the state is saved."""
+        :raises Stopped: a ``signal`` was the reason.
+        """
+        self.losses, self.seconds = losses.cpu(), seconds
+        if signal is None:
+            self._save_state(model, optimizer)
+            return
+        self._end_session(signal)
+        self._save_state(model, optimizer)
         self._save_record("stopped", reason=signal)
-        return Stopped(
+        ranks.wait()
+        raise Stopped(
             f"stopped by {signal} in epoch {len(self.history) + 1} after {len(self.losses)} steps; "
             f"{self.state_file} is saved: --resume goes on",
             EXIT_STATUS[signal],
@@ -247,7 +242,13 @@ class TrainingRun:
 
     def failed(self, reason: str) -> RunError:
         """The error to raise; a name under which no epoch was finished is free again."""
+        error = self._fail(reason)
+        ranks.wait()
+        return error
+
+    def _fail(self, reason: str) -> RunError:
         if self.history:
+            self._end_session(reason)
             self._save_record("failed", reason=reason)
             return RunError(f"{reason}; the checkpoints of earlier epochs are kept")
         for path in sorted(self._existing(), key=lambda path: path == self.state_file):
@@ -264,12 +265,14 @@ class TrainingRun:
         last = self.history[-1]
         if not self._epoch_file(last["epoch"]).exists():
             self._save_checkpoint(self._epoch_file(last["epoch"]), cpu_weights(model), last)
+        self._end_session("finished")
         self._save_record(
             "finished",
             results={
                 "best": self._result(self.best, self.best_file),
                 "last": self._result(last, self._epoch_file(last["epoch"])),
                 "training_seconds": sum(row["seconds"] for row in self.history),
+                "gpu_hours": sum(session["gpu_hours"] for session in self.sessions),
             },
         )
         title = f"{self.exp_name}: {self.about['model']['name']} on {self.about['dataset']['name']}"
@@ -279,24 +282,32 @@ class TrainingRun:
         return self.file(f"checkpoint_epoch_{epoch}.pt")
 
     def _save_checkpoint(self, path: Path, weights: Mapping[str, Tensor], row: Row) -> None:
-        about = {**self.about, "epoch": row["epoch"], "metrics": row, **self.sessions[-1]}
-        save_checkpoint(path, weights, about)
+        session = {k: value for k, value in self.sessions[-1].items() if k not in RECORD_ONLY}
+        save_checkpoint(
+            path, weights, {**self.about, "epoch": row["epoch"], "metrics": row, **session}
+        )
 
     @staticmethod
     def _result(row: Row, path: Path) -> dict[str, Any]:
         weights = load_checkpoint(path).weights
         return {**row, "checkpoint": path.name, "weights_sha256": weights_sha256(weights)}
 
+    def _end_session(self, reason: str) -> None:
+        self.sessions[-1] |= {"end": reason, "ended": now()}
+
+    def _measure_session(self) -> None:
+        for session in self.sessions[-1:]:
+            session |= spent(time.perf_counter() - self._started, self.facts)
+
     def _save_record(self, status: str, **more: Any) -> None:
-        self.sessions[-1]["seconds"] = time.perf_counter() - self._started
+        self._measure_session()
         write_json(
             self.record_file,
             {**self.about, "status": status, **more, "sessions": self.sessions},
         )
 
     def _save_state(self, model: nn.Module, optimizer: Adam, *, exclusive: bool = False) -> None:
-        for session in self.sessions[-1:]:
-            session["seconds"] = time.perf_counter() - self._started
+        self._measure_session()
         state = {
             "format": STATE_FORMAT,
             "about": dict(self.about),

@@ -36,9 +36,10 @@ from DJSW.pipelines import PROCESSED, build_model, open_split
 from DJSW.train import Settings, epoch_order, split_rows, train_epoch
 from utils.adam import Adam
 from utils.batches import load_rows, predict
+from utils.device import device_name
 from utils.mnist_dataset import MnistH5Dataset
+from utils.progress import Progress
 from utils.record import facts, write_json
-from utils.training_run import TrainingRun
 
 ROUNDS, BATCH, SLICE = 7, 64, 640
 GOAL = 0.9748  # what the group's earlier SMLP had
@@ -52,7 +53,7 @@ IMAGES, CLASSES = TRAINING.tensors
 
 def our_epoch() -> None:
     model, _ = build_model("sigurd", "mnist_4_9")
-    run = TrainingRun(Path(), "benchmark")
+    run = Progress()
     train_epoch(model, Adam(model, 1e-3), TRAINING, Settings(1, BATCH, 1e-3, 42), run, CPU)
 
 
@@ -195,7 +196,7 @@ def time_to_accuracy(seed: int, goal: float) -> tuple[int, float]:
     model, _ = build_model("sigurd", "mnist_4_9")
     adam, run, settings = (
         Adam(model, 1e-3),
-        TrainingRun(Path(), ""),
+        Progress(),
         Settings(50, BATCH, 1e-3, seed),
     )
     spent = accuracy = 0.0
@@ -244,7 +245,7 @@ def main() -> None:
         lines.append(f"| {name} | {median} | {ratio(times, access['array'])} |")
     reached = ", ".join(f"{epochs} epochs ({spent:.1f} s)" for epochs, spent in goals)
     lines += ["", f"Training until test accuracy {GOAL} is first reached, by seed: {reached}."]
-    about = facts(CPU)
+    about = facts(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     machine = f"{about['device']['name']}, {os.cpu_count()} cores, {platform.system()}"
     lines += ["", f"{machine}; {versions}."]
