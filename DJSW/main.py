@@ -12,7 +12,6 @@ if __name__ == "__main__" and not __package__:  # run as a script
     import utils.script  # noqa: F401
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -96,10 +95,6 @@ def experiment_name(text: str) -> str:
 
 def command(args: argparse.Namespace) -> None:
     """Train or evaluate; only what is needed is imported."""
-    # Networks this small are slower on several threads, and much slower beside a busy neighbour.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # What CUDA's matrix products need to give the same bits each time; read when torch is loaded.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if args.train and not args.check:
         stop_request.watch()
     task = import_module("DJSW.train" if args.train else "DJSW.evaluate")

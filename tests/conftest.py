@@ -76,7 +76,11 @@ def _signal_handlers():
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the code with nothing else in it, as a fresh clone."""
-    folder = tmp_path / "checkout"
+    return copy_code(tmp_path / "checkout")
+
+
+def copy_code(folder: Path) -> Path:
+    """Copy what a checkout has, but for results."""
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -28,6 +29,11 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     0 done; 2 wrong use; 1 a failed run, the system's refusals (disk full, no permission) included;
     75, 130 or 143 stopped by SIGUSR1, SIGINT or SIGTERM. Ranks other than 0 say who they are.
     """
+    # Read when torch is loaded. Networks this small are slower on several threads, and much slower
+    # beside a busy neighbour; their number, too, decides the bits of a result.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What CUDA's matrix products need to give the same bits each time.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         command(args)
     except (UsageError, RunError) as error:

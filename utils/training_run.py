@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from utils.failures import RunError, Stopped, UsageError
 from utils.files import naming, writing
 from utils.lock import locked
 from utils.progress import COLUMNS, Progress, Row
-from utils.record import RECORD_ONLY, now, spent, write_json
+from utils.record import RECORD_ONLY, flat, now, spent, write_json
 from utils.signals import EXIT_STATUS
 
 STATE_FORMAT = "djsw-state-4"
@@ -328,22 +328,14 @@ class TrainingRun(Progress):
                 f"{self.state_file} is no state that this version can resume ({STATE_FORMAT}); "
                 "give another --exp_name"
             )
-        before, now = dict(_flat(state["about"])), dict(_flat(self.about))
-        for name in before | now:
-            if name not in MAY_CHANGE and before.get(name) != now.get(name):
+        before, here = dict(flat(state["about"])), dict(flat(self.about))
+        for name in before | here:
+            if name not in MAY_CHANGE and before.get(name) != here.get(name):
                 raise UsageError(
                     f"{self.exp_name!r} was trained with {name} {before.get(name)}, not "
-                    f"{now.get(name)}; give the same to --resume it, or another --exp_name"
+                    f"{here.get(name)}; give the same to --resume it, or another --exp_name"
                 )
         model.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         for name in ("best_weights", "history", "losses", "seconds", "sessions"):
             setattr(self, name, state[name])
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -1,0 +1,215 @@
+"""Run a record again and compare: ``python DJSW/reproduce.py weights/SMLP/smlp_standard_run.json``.
+
+A training is compared by its losses and the hashes of its weights, an evaluation
+(``…_metrics.json``) by every number of it.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__" and not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import utils.script  # noqa: F401
+
+import argparse
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from DJSW import main as djsw
+from DJSW.pipelines import DATASETS, PEOPLE, open_split
+from utils.command_line import Parser, run_command
+from utils.failures import RunError, UsageError
+from utils.files import ROOT, find_file, sha256_of
+from utils.launch import place
+
+#: What two runs of the same differ in: how long they took, and what their files are called.
+DIFFERENT = ("seconds", "training_seconds", "gpu_hours", "checkpoint")
+
+
+def parser() -> Parser:
+    """The flags."""
+    flags = Parser("Run what a record tells of again, and compare.")
+    flags.add_argument("record", help="a training's …_run.json or an evaluation's …_metrics.json")
+    return flags
+
+
+def command(args: argparse.Namespace) -> None:
+    """Run it in ``reports/reproduced/``, and tell what is not the same.
+
+    :raises UsageError: the file is no record of something that ended.
+    :raises RunError: the data or the weights it began with are others; or the results are.
+    """
+    path = find_file(args.record, "the record")
+    record = read_record(path)
+    # Before torch is loaded: the number of threads decides the bits of a result.
+    os.environ["OMP_NUM_THREADS"] = str(record["sessions"][-1]["device"]["threads"])
+    folder = ROOT / "reports" / "reproduced" / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    if place().rank == 0:
+        if any(folder.iterdir()):
+            raise UsageError(f"{folder} holds an earlier reproduction; remove it")
+        tell_differences(record)
+        check_inputs(record)
+    djsw.command(djsw.parser().parse_args(words(record, folder)))
+    if place().rank > 0:
+        return
+    new = folder / path.name
+    compare(numbers(record, path), numbers(json.loads(new.read_text(encoding="utf-8")), new))
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Say that all is the same, or show a table of what is not.
+
+    :raises RunError: something is not.
+    """
+    different = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if not different:
+        print(f"identical   all {len(before)} numbers and hashes")
+        return
+    shown, epoch = [], None
+    for name in different:
+        if name.startswith("epoch "):  # of the history the first epoch, from which the rest follows
+            epoch = epoch or name.split(".")[0]
+            if name.split(".")[0] != epoch:
+                continue
+        shown.append((name, before.get(name), after.get(name)))
+    print(table(shown))
+    since = f", the history from {epoch} on" if epoch else ""
+    raise RunError(f"{len(different)} of {len(before)} numbers and hashes differ{since}")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a training that is finished, or of an evaluation.
+
+    :raises UsageError: it is none.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = record["username"] in PEOPLE and record["dataset"]["name"] in DATASETS
+        sessions = record["sessions"] if "settings" in record else [record["session"]]
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(f"{path} is no record; give a …_run.json or a …_metrics.json") from None
+    if not known:
+        raise UsageError(
+            f"{path} is of {record['username']} on {record['dataset']['name']}, which are not "
+            "both in the tables of DJSW/pipelines.py; use the commit that wrote it"
+        )
+    if "settings" in record and record["status"] != "finished":
+        raise UsageError(f"{path} is of a training that is {record['status']}: finish it first")
+    return {**record, "sessions": sessions}
+
+
+def tell_differences(record: Mapping[str, Any]) -> None:
+    """Say in what this checkout, its packages and the device differ from the recorded ones."""
+    from utils.record import source_hashes, versions
+
+    session = record["sessions"][-1]
+    git = session["git"] or {"commit": "unknown", "changed": False}
+    device = session["device"]
+    print(f"recorded    {session['started']}, commit {git['commit']}: {session['command']}")
+    print(
+        f"ran on      {len(device.get('ranks', [None]))} x {device['type']} ({device['name']}), "
+        f"{device['threads']} thread{'s' * (device['threads'] > 1)}"
+    )
+    then, now = session.get("source"), source_hashes()
+    if then is None:
+        print("code        unknown: this record is from before records had hashes of the code")
+    elif then == now:
+        print(f"code        as recorded: the same {len(now)} source files")
+    else:
+        names = sorted(name for name in then | now if then.get(name) != now.get(name))
+        print(f"code        differs from the recorded one in {', '.join(names)}")
+    for package, version in versions().items():
+        if session["versions"].get(package, version) != version:
+            print(f"version     {package} was {session['versions'][package]}, is {version}")
+    changes = [session["change"] for session in record["sessions"] if session.get("change")]
+    for change in changes:
+        print(f"note        it went on with {change}")
+
+
+def check_inputs(record: Mapping[str, Any]) -> None:
+    """Have the data, made if need be, and the weights it began with the recorded bytes.
+
+    :raises RunError: they have not.
+    """
+    name = record["dataset"]["name"]
+    data = open_split(name, train="settings" in record)
+    for array, sha256 in data.sha256.items():
+        if record["dataset"][array] != sha256:
+            raise RunError(f"{data.h5_path} is not what was recorded: its {array} is {sha256}")
+    print(f"data        as recorded: {data.h5_path}")
+    weights = starting_weights(record)
+    if weights and sha256_of(find_file(weights["file"], "the weights")) != weights["sha256"]:
+        raise RunError(f"{weights['file']} is not the file that was recorded; its SHA-256 differs")
+
+
+def starting_weights(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The file that was trained from, or evaluated."""
+    weights: Mapping[str, Any] | None = record.get("starting_weights") or record.get("checkpoint")
+    return weights
+
+
+def words(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """The command line that does the same in another folder."""
+    flags = {
+        "username": record["username"],
+        "exp_name": record["exp_name"],
+        "output_dir": folder,
+        "dataset": record["dataset"]["name"],
+        "device": "cpu" if record["sessions"][-1]["device"]["type"] == "cpu" else "auto",
+        **record.get("settings", {}),
+    }
+    weights = starting_weights(record)
+    if weights:
+        flags["load_checkpoint"] = find_file(weights["file"], "the weights")
+    given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    return given + (["--train"] if "settings" in record else [])
+
+
+def numbers(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What can be compared, by name; of a training with its history, if that is beside it."""
+    from utils.record import flat
+
+    if "settings" in record:
+        found: dict[str, Any] = {**record["results"]}
+        history = path.with_name(f"{record['exp_name']}_history.csv")
+        if history.exists():
+            with history.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    found[f"epoch {row['epoch']}"] = {name: float(row[name]) for name in row}
+    else:
+        names = ("images", "correct", "loss", "metrics", "label_distance")
+        found = {name: record[name] for name in names}
+        found |= {f"digit {row['digit']}": row for row in record["per_class"]}
+    return {name: value for name, value in flat(found) if name.split(".")[-1] not in DIFFERENT}
+
+
+def table(rows: Sequence[tuple[str, Any, Any]]) -> str:
+    """Name, recorded, again and the difference, a line each."""
+    lines = [("", "recorded", "again", "difference")]
+    for name, before, after in rows:
+        both = isinstance(before, (int, float)) and isinstance(after, (int, float))
+        difference = f"{after - before:+.3g}" if both else ""
+        lines.append((name, short(before), short(after), difference))
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    return "\n".join(
+        f"{line[0]:<{widths[0]}}  " + "  ".join(f"{line[i]:>{widths[i]}}" for i in (1, 2, 3))
+        for line in lines
+    )
+
+
+def short(value: Any) -> str:
+    """A number to nine digits, a hash to its first twelve."""
+    return f"{value:.9g}" if isinstance(value, float) else str(value)[:12]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return run_command(command, parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

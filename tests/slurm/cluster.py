@@ -1,0 +1,209 @@
+"""A private Slurm cluster of one node, with a stand-in for LUMI's container."""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import clean_environment, copy_code, write_datasets, write_h5
+
+from DJSW.pipelines import DATASETS
+
+SLURM_CONF = """
+ClusterName=lumi
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+# A requeued job waits until its credential has expired: 120 s, unless told otherwise.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0
+KillWait=5
+ReturnToService=2
+MpiDefault=none
+SwitchType=switch/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+# The node has what a node of LUMI has, whatever this machine has.
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=56 RealMemory=480000 Gres=gpu:2 State=UNKNOWN
+PartitionName=small-g Nodes=ALL Default=YES MaxTime=3-00:00:00 State=UP
+PartitionName=standard-g Nodes=ALL MaxTime=2-00:00:00 State=UP
+PartitionName=dev-g Nodes=ALL MaxTime=02:00:00 State=UP
+"""
+GRES_CONF = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
+#: Notes how it was called, as ``singularity run IMAGE python …``, and runs the command.
+SINGULARITY = """#!/bin/bash
+echo "$*" >>"{folder}/singularity.log"
+[[ $1 == run && $3 == python ]] || exit 64
+exec "{python}" "${{@:4}}"
+"""
+
+
+class Cluster:
+    """The running cluster, and a checkout to submit jobs from."""
+
+    def __init__(self, folder: Path, project: Path, environment: dict[str, str]) -> None:
+        self.folder, self.project, self.environment = folder, project, environment
+
+    def __call__(self, *command: object, **changes: object) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project; changes are of the environment, ``cwd`` of the folder."""
+        folder = changes.pop("cwd", self.project)
+        environment = {**self.environment, **{name: str(value) for name, value in changes.items()}}
+        environment = {name: value for name, value in environment.items() if value}
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def submit(self, *arguments: object, **changes: object) -> str:
+        """``sbatch …``; returns the job's number."""
+        result = self("sbatch", "--parsable", *arguments, **changes)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def wait(self, job: str, *states: str, seconds: float = 120) -> str:
+        """Wait for one of the states, or for the end; returns the state."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            shown = self("scontrol", "show", "job", "-o", job).stdout
+            found = {
+                word.partition("=")[2] for word in shown.split() if word.startswith("JobState")
+            }
+            ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+            if found and found <= (set(states) or ended):
+                return found.pop()
+            time.sleep(0.2)
+        raise AssertionError(f"job {job} is {found} after {seconds} s:\n{self.log(job)}")
+
+    def log(self, job: str) -> str:
+        """What the job wrote, to reports/ or, refused before, where it was submitted."""
+        files = [*self.project.glob(f"**/djsw_{job}.log")]
+        return "".join(path.read_text() for path in files)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextmanager
+def started() -> Iterator[Cluster]:
+    """The cluster for the time of a block; nothing of the machine's own is used, or left."""
+    missing = [name for name in ("slurmctld", "slurmd", "munged") if not _program(name)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed (Debian: slurm-wlm munge)")
+    # Sockets have short paths, so not in pytest's folder.
+    folder = Path(tempfile.mkdtemp(prefix="djsw-slurm-", dir="/tmp"))
+    folder.chmod(0o755)
+    for name in ("state", "spool", "bin"):
+        (folder / name).mkdir()
+    ports = _free_ports(2)
+    (folder / "slurm.conf").write_text(
+        SLURM_CONF.format(
+            host=socket.gethostname().split(".")[0],
+            folder=folder,
+            user=getpass.getuser(),
+            controller_port=ports[0],
+            node_port=ports[1],
+        )
+    )
+    (folder / "gres.conf").write_text(GRES_CONF)
+    (folder / "munge.key").write_bytes(os.urandom(64))
+    (folder / "munge.key").chmod(0o600)
+    stand_in = folder / "bin" / "singularity"
+    stand_in.write_text(SINGULARITY.format(folder=folder, python=sys.executable))
+    stand_in.chmod(0o755)
+    (folder / "image.sif").touch()
+    environment = clean_environment() | {
+        "SLURM_CONF": str(folder / "slurm.conf"),
+        "SBATCH_ACCOUNT": "project_465000001",
+        "DJSW_CONTAINER": str(folder / "image.sif"),
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}:/usr/sbin",
+        # As Lmod defines it.
+        "BASH_FUNC_module%%": f'() {{ echo "module $*" >>"{folder}/singularity.log"; }}',
+    }
+    munge = f"--key-file={folder}/munge.key --socket={folder}/munge.socket --foreground --force"
+    munge += f" --pid-file={folder}/munged.pid --seed-file={folder}/munge.seed"
+    commands = [["munged", *munge.split()], ["slurmctld", "-D"], ["slurmd", "-D"]]
+    daemons = []
+    try:
+        for command in commands:
+            with (folder / f"{command[0]}.log").open("w") as log:
+                daemons.append(
+                    subprocess.Popen(
+                        [_program(command[0]), *command[1:]],
+                        env=environment,
+                        stdout=log,
+                        stderr=log,
+                    )
+                )
+        this = Cluster(folder, _project(folder / "project"), environment)
+        until = time.monotonic() + 60
+        while "idle" not in this("sinfo", "--noheader", "--format=%T").stdout:
+            logs = "".join(path.read_text() for path in folder.glob("*.log"))
+            assert time.monotonic() < until, f"the cluster did not start:\n{logs}"
+            time.sleep(0.2)
+        yield this
+        this("scancel", "--user", getpass.getuser())
+        until = time.monotonic() + 30
+        while this("squeue", "--noheader").stdout and time.monotonic() < until:
+            time.sleep(0.2)
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(30)
+        shutil.rmtree(folder)
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin")
+
+
+def _project(folder: Path) -> Path:
+    """A clean checkout with data: tiny, but for SMLP's, whose epoch takes a third of a second."""
+    copy_code(folder)
+    for name in ("run.sh", ".gitignore"):
+        shutil.copy(Path(__file__).resolve().parents[2] / name, folder)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "all"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+    write_datasets(folder / "data" / "processed")
+    random = np.random.default_rng(0)
+    write_h5(
+        folder / "data" / "processed" / DATASETS["mnist_4_9"].train_file,
+        random.integers(0, 256, (35_000, 28, 28), dtype=np.uint8),
+        random.integers(4, 10, 35_000, dtype=np.uint8),
+    )
+    return folder

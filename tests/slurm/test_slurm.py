@@ -1,0 +1,396 @@
+"""run.sh on a real Slurm: a private cluster of one node, with its GPUs and its container faked."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, started
+
+from utils.checkpoint import load_checkpoint, weights_sha256
+
+pytestmark = pytest.mark.xdist_group("slurm")
+WALY = ("--username", "waly", "--output_dir", "weights/WMLP", "--device", "cpu")
+SIGURD = ("--username", "sigurd", "--output_dir", "weights/SMLP", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with started() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def trained(cluster: Cluster) -> str:
+    """The number of a job that has trained waly's ``first``."""
+    job = cluster.submit("run.sh", *WALY, "--exp_name", "first", "--train")
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    return job
+
+
+def record_of(cluster: Cluster, name: str) -> dict:
+    return json.loads((cluster.project / "weights" / f"{name}_run.json").read_text())
+
+
+def weights_of(cluster: Cluster, name: str) -> str:
+    path = cluster.project / "weights" / f"{name}_checkpoint_best.pt"
+    return weights_sha256(load_checkpoint(path).weights)
+
+
+def losses_of(cluster: Cluster, name: str) -> list[float]:
+    with (cluster.project / "weights" / f"{name}_history.csv").open(newline="") as file:
+        return [float(row[kind]) for row in csv.DictReader(file) for kind in row if "loss" in kind]
+
+
+def test_training_job(cluster, trained):
+    log = cluster.log(trained)
+    commit = cluster("git", "rev-parse", "HEAD").stdout.strip()
+    node = cluster("sinfo", "--noheader", "--format=%n").stdout.strip()
+    assert f"job         {trained} (small-g, project_465000001)" in log
+    assert "restart 0 of 20" in log
+    for line in (f"nodes       {node}, ranks: 1", f"commit      {commit}\n", "device      cpu ("):
+        assert line in log
+    assert f"container   {cluster.folder}/image.sif\n" in log
+    assert "epoch 10/10" in log and "checkpoint  " in log
+    assert (cluster.project / "reports" / f"djsw_{trained}.log").read_text() == log
+    assert not list(cluster.project.glob("*.log"))
+
+    session = record_of(cluster, "WMLP/first")["sessions"][0]
+    assert session["git"] == {"commit": commit, "changed": False}
+    assert session["diff"] == ""
+    assert session["batch_script"] == (cluster.project / "run.sh").read_text().rstrip("\n")
+    assert session["slurm"]["SLURM_JOB_ID"] == trained
+    assert session["slurm"]["SLURM_JOB_ACCOUNT"] == "project_465000001"
+    assert session["slurm"]["SLURM_JOB_NODELIST"] == node
+    assert session["slurm"]["SLURM_GPUS_PER_NODE"] == "1"
+    assert session["device"]["ranks"][0]["node"] == os.uname().nodename
+    assert session["end"] == "finished"
+
+    called = (cluster.folder / "singularity.log").read_text().splitlines()
+    assert called[:3] == [
+        "module purge",
+        "module use /appl/local/laifs/modules",
+        "module load lumi-aif-singularity-bindings",
+    ]
+    image = cluster.folder / "image.sif"
+    flags = " ".join((*WALY, "--exp_name", "first", "--train"))
+    assert called[3] == f"run {image} python DJSW/main.py {flags}"
+    assert not list(Path("/tmp").glob(f"djsw_{trained}.*"))
+
+
+def test_evaluation_of_another_s_checkpoint(cluster, trained):
+    checkpoint = "weights/WMLP/first_checkpoint_best.pt"
+    flags = ("--output_dir", "reports", "--load_checkpoint", checkpoint, "--device", "cpu")
+    job = cluster.submit("run.sh", "--username", "waly", "--exp_name", "by_dennis", *flags)
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    metrics = json.loads((cluster.project / "reports" / "by_dennis_metrics.json").read_text())
+    here = cluster(
+        sys.executable, "DJSW/main.py", "--username", "waly", "--exp_name", "here", *flags
+    )
+    assert here.returncode == 0, here.stderr
+    expected = json.loads((cluster.project / "reports" / "here_metrics.json").read_text())
+    assert metrics["metrics"] == expected["metrics"]
+    assert metrics["session"]["slurm"]["SLURM_JOB_ID"] == job
+    assert f"{metrics['correct']} of 43 images right" in cluster.log(job)
+
+
+def test_time_limit_requeue_and_resume(cluster):
+    """The job is warned 45 s before its minute is up, or at Slurm's next look, 30 s later."""
+    measured = cluster.submit("run.sh", *SIGURD, "--exp_name", "speed", "--train", "--num_epochs=3")
+    assert cluster.wait(measured) == "COMPLETED", cluster.log(measured)
+    seconds = record_of(cluster, "SMLP/speed")["results"]["last"]["seconds"]
+    flags = (*SIGURD, "--train", f"--num_epochs={math.ceil(60 / seconds)}")
+    undisturbed = cluster.submit("run.sh", *flags, "--exp_name", "undisturbed")
+    limits = ("--time=1", "--signal=B:USR1@45")
+    job = cluster.submit(*limits, "run.sh", *flags, "--exp_name", "limited")
+    assert cluster.wait(job, seconds=500) == "COMPLETED", cluster.log(job)
+    assert cluster.wait(undisturbed, seconds=500) == "COMPLETED", cluster.log(undisturbed)
+
+    assert weights_of(cluster, "SMLP/limited") == weights_of(cluster, "SMLP/undisturbed")
+    assert losses_of(cluster, "SMLP/limited") == losses_of(cluster, "SMLP/undisturbed")
+    limited, whole = (record_of(cluster, f"SMLP/{name}") for name in ("limited", "undisturbed"))
+    last = [record["results"]["last"]["weights_sha256"] for record in (limited, whole)]
+    assert last[0] == last[1]
+    sessions = limited["sessions"]
+    assert len(sessions) >= 2
+    ends = [session["end"] for session in sessions]
+    assert ends == ["SIGUSR1"] * (len(sessions) - 1) + ["finished"]
+    restarts = [int(session["slurm"].get("SLURM_RESTART_COUNT", 0)) for session in sessions]
+    assert restarts == list(range(len(sessions)))
+    times = [time for session in sessions for time in (session["started"], session["ended"])]
+    assert times == sorted(times)
+    log = cluster.log(job)
+    assert log.count("stopped by SIGUSR1") == log.count("back to the queue") == len(sessions) - 1
+    assert f"restart {len(sessions) - 1} of 20" in log and "resumed     after" in log
+
+
+def test_restarts_are_bounded(cluster):
+    flags = (*SIGURD, "--exp_name", "bounded", "--train", "--num_epochs", "100000")
+    job = cluster.submit("run.sh", *flags, DJSW_MAX_RESTARTS=1)
+    for sign in ("epoch      2/", "resumed     after"):
+        wait_for(lambda sign=sign: sign in cluster.log(job), 60)
+        cluster("scancel", "--batch", "--signal=USR1", job)
+    assert cluster.wait(job) == "FAILED"
+    log = cluster.log(job)
+    assert "back to the queue for restart 1 of 1" in log
+    assert "not put back into the queue after 1 restarts; --resume goes on" in log
+    assert [session["end"] for session in record_of(cluster, "SMLP/bounded")["sessions"]] == [
+        "SIGUSR1",
+        "SIGUSR1",
+    ]
+
+
+def test_cancelled_training_can_be_resumed(cluster):
+    job = cluster.submit("run.sh", *SIGURD, "--exp_name=gone", "--train", "--num_epochs=100000")
+    wait_for(lambda: "epoch      2/" in cluster.log(job), 60)
+    cluster("scancel", job)
+    assert cluster.wait(job) == "CANCELLED"
+    wait_for(lambda: "stopped by SIGTERM" in cluster.log(job), 20)
+    assert record_of(cluster, "SMLP/gone")["status"] == "stopped"
+    epochs = len((cluster.project / "weights/SMLP/gone_history.csv").read_text().splitlines())
+    again = (*SIGURD, "--exp_name=gone", "--train", "--resume", f"--num_epochs={epochs}")
+    job = cluster.submit("run.sh", *again)
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    ends = [session["end"] for session in record_of(cluster, "SMLP/gone")["sessions"]]
+    assert ends == ["SIGTERM", "finished"]
+
+
+def test_array_of_seeds(cluster):
+    """Four tasks at once, none of which finds its data: preparing them together is harmless."""
+    data = cluster.project / "data" / "processed"
+    aside = data.with_name("aside")
+    data.rename(aside)
+    shutil.copytree(aside, data, ignore=shutil.ignore_patterns("usps_0_6.h5"))
+    usps = os.environ.get("DJSW_RAW_USPS", "")
+    wanted = ["--seed", "7", "--exp_name", "seeds", "--train", "--num_epochs", "2"]
+    try:
+        if not usps:  # nowhere to make them from: then they are there
+            shutil.copy(aside / "usps_0_6.h5", data)
+        job = cluster.submit("--array=0-3", "run.sh", *WALY, *wanted, DJSW_RAW_USPS=usps)
+        logs = []
+        for task in range(4):
+            assert cluster.wait(f"{job}_{task}") == "COMPLETED", cluster.log(f"{job}_{task}")
+            logs.append(cluster.log(f"{job}_{task}"))
+        assert all("checkpoint  " in log for log in logs)
+        assert any("making it" in log for log in logs) or not usps
+        one = (*WALY, *wanted, "--seed=9", "--exp_name=alone")
+        assert cluster(sys.executable, "DJSW/main.py", *one).returncode == 0
+    finally:
+        shutil.rmtree(data)
+        aside.rename(data)
+    records = [record_of(cluster, f"WMLP/seeds_{task}") for task in range(4)]
+    assert [record["settings"]["seed"] for record in records] == [7, 8, 9, 10]
+    tasks = [record["sessions"][0]["slurm"]["SLURM_ARRAY_TASK_ID"] for record in records]
+    assert tasks == list("0123")
+    hashes = [weights_of(cluster, f"WMLP/seeds_{task}") for task in range(4)]
+    assert len(set(hashes)) == 4
+    assert hashes[2] == weights_of(cluster, "WMLP/alone")
+
+
+def test_two_ranks(cluster, trained):
+    """As one, but for rounding; the last of its batches has fewer images than there are ranks."""
+    flags = (*WALY, "--train", "--batch_size", "107", "--num_epochs", "3")
+    job = cluster.submit("--ntasks-per-node=2", "run.sh", *flags, "--exp_name=two")
+    alone = cluster(sys.executable, "DJSW/main.py", *flags, "--exp_name=one")
+    assert alone.returncode == 0, alone.stderr
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    assert losses_of(cluster, "WMLP/two") == pytest.approx(losses_of(cluster, "WMLP/one"), rel=1e-5)
+    session = record_of(cluster, "WMLP/two")["sessions"][0]
+    assert len(session["device"]["ranks"]) == 2
+    log = cluster.log(job)
+    assert "device      2 ranks on " in log
+    assert log.count("epoch 1/3") == log.count("checkpoint  ") == 1
+
+    evaluate = ("--username=waly", "--output_dir=reports", "--device=cpu", "--exp_name=two")
+    evaluate += ("--load_checkpoint=weights/WMLP/first_checkpoint_best.pt",)
+    job = cluster.submit("--ntasks-per-node=2", "run.sh", *evaluate)
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    counted = json.loads((cluster.project / "reports" / "two_metrics.json").read_text())
+    assert counted["images"] == 43
+    assert sum(row["support"] for row in counted["per_class"]) == 43
+
+
+def test_two_ranks_stop_together_and_one_goes_on(cluster):
+    flags = (*SIGURD, "--train", "--exp_name=together")
+    job = cluster.submit("--ntasks-per-node=2", "run.sh", *flags, "--num_epochs=100000")
+    wait_for(lambda: "epoch      1/" in cluster.log(job), 60)
+    cluster("scancel", "--batch", "--signal=USR1", job)
+    wait_for(lambda: "back to the queue" in cluster.log(job), 60)
+    cluster("scancel", job)
+    assert cluster.wait(job) == "CANCELLED"
+    assert "lost" not in cluster.log(job)
+    epochs = len((cluster.project / "weights/SMLP/together_history.csv").read_text().splitlines())
+    job = cluster.submit("run.sh", *flags, "--resume", f"--num_epochs={epochs}")
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    note = "1 ranks on cpu after 2 ranks on cpu: no longer the same bits as in one go"
+    assert note in cluster.log(job)
+    sessions = record_of(cluster, "SMLP/together")["sessions"]
+    assert sessions[0]["end"] == "SIGUSR1"
+    assert [session["change"] for session in sessions[-1:]] == [note]
+
+
+def test_crash_of_one_rank_ends_the_job_with_a_sentence(cluster):
+    flags = (*SIGURD, "--train", "--exp_name=crash", "--num_epochs=100000")
+    job = cluster.submit("--ntasks-per-node=2", "run.sh", *flags)
+    wait_for(lambda: "epoch      1/" in cluster.log(job), 60)
+    os.kill(process_of(job, rank=1), signal.SIGKILL)
+    assert cluster.wait(job, seconds=30) == "FAILED"
+    log = cluster.log(job)
+    assert "error: the run ended with status" in log
+    assert "back to the queue" not in log
+    assert "Traceback" not in log
+
+
+def test_job_with_a_gpu_that_torch_does_not_see_stops(cluster):
+    flags = ("--username=waly", "--exp_name=slow", "--output_dir=weights/WMLP", "--train")
+    job = cluster.submit("run.sh", *flags)
+    assert cluster.wait(job) == "FAILED"
+    assert "this job was given the GPUs" in cluster.log(job)
+    assert not list((cluster.project / "weights" / "WMLP").glob("slow*"))
+
+
+def test_without_a_container_the_project_s_own_environment(cluster):
+    environment = cluster.folder / "project" / ".venv" / "bin"
+    environment.mkdir(parents=True)
+    (environment / "python").write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+    (environment / "python").chmod(0o755)
+    flags = (*WALY, "--exp_name=own", "--train", "--num_epochs=1")
+    before = (cluster.folder / "singularity.log").read_text()
+    job = cluster.submit("run.sh", *flags, DJSW_CONTAINER="none")
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    assert "container   none, the project's own environment" in cluster.log(job)
+    assert (cluster.folder / "singularity.log").read_text() == before
+
+
+def test_changes_are_in_the_record(cluster):
+    changed = cluster.project / "models" / "wmlp.py"
+    text = changed.read_text()
+    try:
+        changed.write_text(text + "# a change\n")
+        job = cluster.submit("run.sh", *WALY, "--exp_name=changed", "--train", "--num_epochs=1")
+        assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    finally:
+        changed.write_text(text)
+    session = record_of(cluster, "WMLP/changed")["sessions"][0]
+    assert session["git"]["changed"] is True
+    assert "+# a change\n" in session["diff"]
+    assert "and changes, which are in the record" in cluster.log(job)
+
+
+REFUSED = {
+    "account": ({"SBATCH_ACCOUNT": ""}, "run.sh", (), "error: no account"),
+    "container": ({"DJSW_CONTAINER": "/no/image.sif"}, "run.sh", (), "error: no container /no/"),
+    "output_dir": ({}, "run.sh", ("--output_dir=no/folder",), "no existing folder"),
+    "flag": ({}, "run.sh", ("--epochs=3",), "unrecognized arguments: --epochs=3"),
+    "folder": ({"cwd": "weights"}, "../run.sh", (), "is not the repository; cd to it"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_use_from_check_and_from_the_job(cluster, case):
+    changes, script, extra, sentence = REFUSED[case]
+    changes = dict(changes)
+    if "cwd" in changes:
+        changes["cwd"] = cluster.project / changes["cwd"]
+    flags = (*WALY, "--exp_name", f"refused_{case}", "--train", *extra)
+    checked = cluster("bash", script, "--check", *flags, **changes)
+    assert checked.returncode == 2
+    assert sentence in checked.stderr and len(checked.stderr.splitlines()) == 1
+    job = cluster.submit(script, *flags, **changes)
+    assert cluster.wait(job) == "FAILED"
+    assert cluster.log(job).count(sentence) == 1
+    assert not list((cluster.project / "weights" / "WMLP").glob(f"refused_{case}*"))
+
+
+def test_reports_missing(cluster):
+    reports = cluster.project / "reports"
+    reports.rename(cluster.project / "aside")
+    flags = (*WALY, "--exp_name=refused_reports", "--train")
+    try:
+        checked = cluster("bash", "run.sh", "--check", *flags)
+        job = cluster.submit("run.sh", *flags)
+        assert cluster.wait(job) == "FAILED"
+        log = (cluster.project / f"djsw_{job}.log").read_text()
+    finally:
+        (cluster.project / "aside").rename(reports)
+    assert checked.returncode == 2
+    for text in (checked.stderr, log):
+        assert "has no folder reports for the log; mkdir reports" in text
+
+
+def test_data_missing_and_no_network(cluster):
+    file = cluster.project / "data" / "processed" / "usps_0_6.h5"
+    file.rename(file.with_suffix(".aside"))
+    flags = (*WALY, "--exp_name=refused_data", "--train")
+    offline = {"HTTPS_PROXY": "http://127.0.0.1:9", "DJSW_RAW_USPS": ""}
+    try:
+        checked = cluster("bash", "run.sh", "--check", *flags, **offline)
+        job = cluster.submit("run.sh", *flags, **offline)
+        assert cluster.wait(job) == "FAILED"
+    finally:
+        file.with_suffix(".aside").rename(file)
+    assert checked.returncode == 1
+    for text in (checked.stderr, cluster.log(job)):
+        assert "Put zip.train.gz" in text and "DJSW_RAW_USPS" in text and "Traceback" not in text
+
+
+def test_check_of_a_right_command_says_how_to_submit_it(cluster):
+    flags = ("--username=dennis", "--exp_name=fine", "--output_dir=weights/DMLP", "--train")
+    checked = cluster("bash", "run.sh", "--check", *flags)
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.splitlines()[-1] == f"to submit   sbatch run.sh {' '.join(flags)}"
+    assert "account     project_465000001" in checked.stdout
+    assert not list((cluster.project / "weights" / "DMLP").iterdir())
+
+
+def test_started_without_sbatch(cluster):
+    result = cluster("bash", "run.sh", *WALY, "--exp_name=login node", "--train")
+    assert result.returncode == 2
+    assert "type  sbatch run.sh --username waly" in result.stderr
+    assert "--exp_name=login\\ node" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_reproduction_as_a_job(cluster, trained):
+    job = cluster.submit("run.sh", "DJSW/reproduce.py", "weights/WMLP/first_run.json")
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    assert "identical   all " in cluster.log(job)
+
+
+def test_masks_of_a_full_node_are_read_by_srun(cluster):
+    """They cannot take effect here: the node has neither eight GPUs nor LUMI's cores."""
+    text = (cluster.project / "run.sh").read_text()
+    mask = next(word for word in text.split('"') if word.startswith("--cpu-bind=mask_cpu:"))
+    for option, status in ((mask, 0), (mask.replace("mask_cpu", "mask_gpu"), 1)):
+        result = cluster("srun", "--ntasks=1", "--mem=1M", option, "true")
+        assert result.returncode == status, result.stderr
+    masks = [int(each, 16) for each in mask.partition(":")[2].split(",")]
+    assert [each.bit_count() for each in masks] == [7] * 8
+    assert sum(masks).bit_count() == 56
+
+
+def wait_for(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"not within {seconds} s"
+        time.sleep(0.2)
+
+
+def process_of(job: str, rank: int) -> int:
+    """The process of a rank of the job: Python, not the shell or the step's daemon."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            name = (folder / "comm").read_text()
+        except OSError:
+            continue
+        wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode()}
+        if wanted | {b"SLURM_STEP_ID=0"} <= set(variables) and name.startswith("python"):
+            return int(folder.name)
+    raise AssertionError(f"no rank {rank} of job {job}")
