@@ -63,9 +63,11 @@ cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 if [[ -z $check ]]; then
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     log=reports/${SLURM_JOB_NAME}_${job:-$SLURM_JOB_ID}.log
-    if [[ -f ${SLURM_JOB_NAME}_$SLURM_JOB_ID.log ]]; then # not there where sbatch --output names another
-        [[ -f $log ]] && cat "$log"                       # of before the restart
-        mv -f "${SLURM_JOB_NAME}_$SLURM_JOB_ID.log" "$log" # Slurm's messages follow the file
+    slurm_log=${SLURM_JOB_NAME}_$SLURM_JOB_ID.log
+    if [[ -f $slurm_log ]]; then    # not there where sbatch --output names another
+        [[ -f $log ]] && cat "$log" # of before the restart
+        # Slurm's own messages follow the file; not to another disk, where reports may be a link to.
+        ln -fT "$slurm_log" "$log" && rm "$slurm_log"
     fi
 fi
 
@@ -120,7 +122,6 @@ fi
 
 # For the record, from here: the container may lack git, and Slurm forgets the script.
 private=$(mktemp -d "/tmp/djsw_$SLURM_JOB_ID.XXXXXX")
-trap 'rm -rf "$private"' EXIT
 commit=$(git -c safe.directory="$PWD" rev-parse HEAD 2>/dev/null)
 {
     echo "$commit"
@@ -167,6 +168,11 @@ while kill -0 "$step" 2>/dev/null; do # a signal ended the wait
     wait "$step"
     status=$?
 done
+
+rm -rf "$private"
+if [[ $SLURM_JOB_NUM_NODES -gt 1 ]]; then
+    srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -rf "$private"
+fi
 
 # 75 says stopped by SIGUSR1, state saved. It may read otherwise where srun, having seen one rank
 # end, killed another that was about to; 1 and 2 are errors, which would come again.

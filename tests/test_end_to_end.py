@@ -1,8 +1,12 @@
 """The README's first command, on the real MNIST, in a checkout that has no data."""
 
+import csv
 import json
+import subprocess
+import sys
 
 import pytest
+from conftest import clean_environment
 
 from utils.checkpoint import load_checkpoint, weights_sha256
 
@@ -42,3 +46,33 @@ def test_readme_on_real_mnist(checkout, run_script, tmp_path):
         for path in sorted(best.parent.glob("*_history.csv"))
     ]
     assert histories[0] == histories[1]
+
+    # two ranks, for as long as rounding is not yet magnified by the training itself
+    command = ("DJSW/main.py", *flags[:2], "--train", "--num_epochs=2", "--device=cpu")
+    command += ("--output_dir=weights/SMLP",)
+    for name, start in (
+        ("one", ()),
+        ("two", ("-m", "torch.distributed.run", "--nproc_per_node=2")),
+    ):
+        ran = subprocess.run(
+            [sys.executable, *start, *command, f"--exp_name={name}"],
+            cwd=checkout,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ran.returncode == 0, ran.stderr
+    losses, correct = [], []
+    for name in ("one", "two"):
+        with (best.parent / f"{name}_history.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        losses.append([float(row[kind]) for row in rows for kind in row if kind.endswith("loss")])
+        weights = best.with_name(f"{name}_checkpoint_best.pt")
+        flags = ("--username=sigurd", f"--exp_name={name}", "--output_dir=reports")
+        run_script(script, *flags, "--load_checkpoint", weights, cwd=checkout)
+        correct.append(
+            json.loads((checkout / f"reports/{name}_metrics.json").read_text())["correct"]
+        )
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert abs(correct[0] - correct[1]) <= 2

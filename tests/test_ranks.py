@@ -1,0 +1,307 @@
+"""Several processes that divide each batch among themselves, against one that does not."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import clean_environment, digit_images, write_datasets, write_h5
+
+from DJSW.pipelines import DATASETS
+from DJSW.train import _stream
+from utils import ranks
+from utils.checkpoint import load_checkpoint, weights_sha256
+from utils.device import choose_device
+from utils.failures import RunError, UsageError
+from utils.launch import Place, place
+
+NETWORK_WITH_DRAWS = """
+from torch import nn
+
+class WMLP(nn.Module):
+    def __init__(self, input_dim, output_dim):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(input_dim, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(8, output_dim),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+"""
+
+
+@pytest.fixture
+def project(checkout):
+    """A checkout with tiny data."""
+    write_datasets(checkout / "data" / "processed")
+    return checkout
+
+
+def start(project, count, *flags):
+    """The command as ``count`` ranks, started with the variables that torchrun sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = clean_environment() | {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    command = [sys.executable, project / "DJSW" / "main.py", "--username", "waly", *flags]
+    return [
+        subprocess.Popen(
+            list(map(str, command)),
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=project,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(count)
+    ]
+
+
+def finish(processes):
+    """Statuses, and what each wrote to stdout and to stderr."""
+    written = [process.communicate(timeout=120) for process in processes]
+    return [process.returncode for process in processes], *zip(*written, strict=True)
+
+
+def train(project, count, name, *flags):
+    flags = ("--exp_name", name, "--output_dir", "weights/WMLP", "--train", *flags)
+    return finish(start(project, count, *flags, "--device", "cpu"))
+
+
+def file_of(project, ending):
+    return project / "weights" / "WMLP" / ending
+
+
+def losses_of(project, name):
+    with file_of(project, f"{name}_history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [float(row[kind]) for row in rows for kind in ("train_loss", "validation_loss")]
+
+
+def test_ranks_give_the_losses_and_the_results_of_one(project):
+    """108 images in batches of 35: the last has 3, and of 4 ranks one gets none of it."""
+    for count, name in ((1, "one"), (4, "four")):
+        statuses, out, err = train(project, count, name, "--batch_size=35", "--num_epochs=3")
+        assert statuses == [0] * count, err
+    assert out[1:] == ("", "", "") == err[1:], "rank 0 alone speaks"
+    assert "device      4 ranks on " in out[0]
+    assert losses_of(project, "four") == pytest.approx(losses_of(project, "one"), rel=1e-5)
+
+    names = {path.name.removeprefix("four_") for path in file_of(project, "").glob("four_*")}
+    assert names == {path.name.removeprefix("one_") for path in file_of(project, "").glob("one_*")}
+
+    correct = {}
+    for count, name in ((1, "one"), (4, "four")):
+        checkpoint = file_of(project, f"{name}_checkpoint_best.pt")
+        flags = ("--exp_name", name, "--output_dir=reports", "--load_checkpoint", checkpoint)
+        statuses, out, err = finish(start(project, count, *flags, "--device=cpu"))
+        assert statuses == [0] * count, err
+        measured = json.loads((project / "reports" / f"{name}_metrics.json").read_text())
+        assert measured["images"] == 43 == sum(row["support"] for row in measured["per_class"])
+        correct[name] = measured["correct"]
+    assert abs(correct["four"] - correct["one"]) <= 2
+
+
+def test_started_by_torchrun(project):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command += ["DJSW/main.py", "--username=waly", "--exp_name=two", "--output_dir=weights/WMLP"]
+    command += ["--train", "--num_epochs=2", "--device=cpu"]
+    result = subprocess.run(
+        command, cwd=project, env=clean_environment(), capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    record = json.loads(file_of(project, "two_run.json").read_text())
+    assert len(record["sessions"][0]["device"]["ranks"]) == 2
+    train(project, 1, "one", "--num_epochs=2")
+    assert losses_of(project, "two") == pytest.approx(losses_of(project, "one"), rel=1e-5)
+
+
+def test_network_that_draws_and_has_buffers(project):
+    """Ranks draw masks of their own, yet go on with the same weights and means."""
+    (project / "models" / "wmlp.py").write_text(NETWORK_WITH_DRAWS)
+    statuses, _, err = train(project, 2, "two", "--num_epochs=2", "--batch_size=20")
+    assert statuses == [0, 0], err
+    assert all(loss == loss for loss in losses_of(project, "two"))
+    assert len({_stream(42, 1, rank) for rank in range(8)}) == 8
+    assert _stream(42, 1, 0) == _stream(42, 1)
+
+
+def test_a_refusal_is_said_once(project):
+    train(project, 1, "taken", "--num_epochs=1")
+    for flags in ((), ("--epochs=3",), ("--load_checkpoint=none.pt",)):
+        statuses, out, err = train(project, 2, "taken", *flags)
+        assert statuses == [2, 2]
+        assert err[0].startswith("error: ") and len(err[0].splitlines()) == 1
+        assert err[1] == "" == out[1]
+
+
+def test_a_loss_that_is_not_finite_is_said_once(project):
+    statuses, _, err = train(project, 2, "wild", "--lr=1e30")
+    assert statuses == [1, 1]
+    assert err[0].startswith("error: the loss is nan") and err[1] == ""
+    assert not list(file_of(project, "").glob("wild*"))
+
+
+def larger_data(project):
+    """So much that an epoch takes a second or so: 200 steps, with four messages each."""
+    images, labels = digit_images(DATASETS["usps_0_6"].digits, (16, 16), 20_000)
+    write_h5(project / "data" / "processed" / DATASETS["usps_0_6"].train_file, images, labels)
+
+
+def start_long(project, count, name, *flags):
+    """A training that has written its first epoch."""
+    flags = ("--exp_name", name, "--output_dir=weights/WMLP", "--train", *flags)
+    processes = start(project, count, *flags, "--num_epochs=100000", "--device=cpu")
+    while not processes[0].stdout.readline().startswith("epoch "):
+        assert processes[0].poll() is None, processes[0].communicate()
+    return processes
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no SIGUSR1")
+def test_signal_to_one_rank_stops_all_and_one_goes_on(project):
+    larger_data(project)
+    processes = start_long(project, 2, "stopped")
+    processes[1].send_signal(signal.SIGUSR1)
+    statuses, _, err = finish(processes)
+    assert statuses == [75, 75]
+    assert err[0].startswith("stopped by SIGUSR1 in epoch") and err[1] == ""
+    epochs = len(losses_of(project, "stopped")) // 2 + 1
+    statuses, out, err = train(project, 1, "stopped", "--resume", f"--num_epochs={epochs}")
+    assert statuses == [0], err
+    note = "1 ranks on cpu after 2 ranks on cpu: no longer the same bits as in one go"
+    assert note in out[0]
+    sessions = json.loads(file_of(project, "stopped_run.json").read_text())["sessions"]
+    assert [session["end"] for session in sessions] == ["SIGUSR1", "finished"]
+    assert [session["change"] for session in sessions] == [None, note]
+    statuses, out, err = train(project, 1, "whole", f"--num_epochs={epochs}")
+    assert losses_of(project, "stopped") == pytest.approx(losses_of(project, "whole"), rel=1e-4)
+
+
+def test_one_goes_on_as_two(project):
+    """Begun alone and resumed by two: each of these begins with what rank 0 has read."""
+    train(project, 1, "grown", "--num_epochs=2")
+    statuses, _, err = train(project, 2, "grown", "--num_epochs=4", "--resume")
+    assert statuses == [0, 0], err
+    train(project, 1, "whole", "--num_epochs=4")
+    assert losses_of(project, "grown") == pytest.approx(losses_of(project, "whole"), rel=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("lost", [0, 1])
+def test_lost_rank_ends_the_others_with_a_sentence(project, lost):
+    larger_data(project)
+    processes = start_long(project, 2, "lost")
+    began = time.monotonic()
+    processes[lost].kill()
+    statuses, _, err = finish(processes)
+    assert time.monotonic() - began < 30
+    assert statuses[lost] == -signal.SIGKILL and statuses[1 - lost] == 1
+    who = "error: " if lost else "rank 1: error: "
+    assert err[1 - lost].startswith(f"{who}another of the 2 ranks was lost (")
+    assert len(err[1 - lost].splitlines()) == 1
+    epochs = len(losses_of(project, "lost")) // 2 + 1
+    statuses, _, err = train(project, 2, "lost", "--resume", f"--num_epochs={epochs}")
+    assert statuses == [0, 0], err
+    sessions = json.loads(file_of(project, "lost_run.json").read_text())["sessions"]
+    assert [session["end"] for session in sessions] == [
+        "unknown: killed, or its machine was lost",
+        "finished",
+    ]
+
+
+@pytest.mark.parametrize(("count", "total"), [(1, 5), (2, 5), (3, 7), (4, 3), (8, 5843), (3, 0)])
+def test_shares_are_a_division(monkeypatch, count, total):
+    monkeypatch.setattr(ranks, "count", lambda: count)
+    seen, sizes = [], []
+    for rank in range(count):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        part = list(range(total))[ranks.share(total)]
+        seen += part
+        sizes.append(len(part))
+    assert seen == list(range(total))
+    assert max(sizes) - min(sizes) <= 1
+
+
+SLURM = {
+    "SLURM_STEP_NUM_TASKS": "16",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_PROCID": "11",
+    "SLURM_LOCALID": "3",
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "0",
+}
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    for name in (*SLURM, *TORCHRUN):
+        monkeypatch.setenv(name, "")  # so that what place() sets is undone too
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_place_by_slurm(variables):
+    assert place() == Place(0, 1, 0)
+    for name, value in SLURM.items():
+        variables.setenv(name, value)
+    with pytest.raises(UsageError, match="without MASTER_ADDR; start with sbatch run.sh"):
+        place()
+    variables.setenv("MASTER_ADDR", "nid005001")
+    assert place() == Place(rank=11, count=16, local_rank=3)
+    assert [os.environ[name] for name in TORCHRUN] == ["11", "16", "3", "nid005001", "17110"]
+    assert place() == Place(rank=11, count=16, local_rank=3)
+
+
+def test_ports_of_jobs_and_steps_differ(variables):
+    ports = set()
+    for job, step in (("4711", "0"), ("4711", "1"), ("4712", "0")):
+        variables.delenv("WORLD_SIZE", raising=False)
+        variables.delenv("MASTER_PORT", raising=False)
+        named = SLURM | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": step, "SLURM_STEP_NUM_NODES": "1"}
+        for name, value in named.items():
+            variables.setenv(name, value)
+        place()
+        ports.add(int(os.environ["MASTER_PORT"]))
+    assert len(ports) == 3
+    assert all(10_000 <= port < 32_768 for port in ports)
+
+
+def test_a_batch_script_is_no_rank(variables):
+    variables.setenv("SLURM_NTASKS", "16")
+    variables.setenv("SLURM_PROCID", "0")
+    assert place() == Place(0, 1, 0)
+
+
+def test_each_rank_has_a_gpu_of_its_own(variables):
+    for name, value in {**SLURM, "MASTER_ADDR": "nid005001"}.items():
+        variables.setenv(name, value)
+    variables.setattr(torch.cuda, "is_available", lambda: True)
+    variables.setattr(torch.cuda, "device_count", lambda: 8)
+    assert choose_device("auto") == torch.device("cuda", 3)
+    variables.setattr(torch.cuda, "device_count", lambda: 1)  # Slurm shows each rank its own
+    assert choose_device("auto") == torch.device("cuda", 0)
+    variables.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RunError, match="rank 11 is number 4 of its node, which has 2 GPUs"):
+        choose_device("auto")
+
+
+def test_same_seed_and_ranks_same_bits(project):
+    for name in ("a", "b"):
+        train(project, 2, name, "--num_epochs=2")
+    hashes = {
+        weights_sha256(load_checkpoint(file_of(project, f"{name}_checkpoint_best.pt")).weights)
+        for name in ("a", "b")
+    }
+    assert len(hashes) == 1
