@@ -49,17 +49,17 @@ def command(args: argparse.Namespace) -> None:
         for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
             try:
                 rows.append(row(json.loads(path.read_text(encoding="utf-8"))))
-            except (ValueError, TypeError, KeyError, LookupError):
+            except (ValueError, TypeError, LookupError):
                 print(f"no record: {path}", file=sys.stderr)
     if not rows:
         print("no records yet; DJSW/main.py leaves one of each run")
         return
-    lines = [COLUMNS, *sorted(set(rows), reverse=True)]
+    rows.sort(reverse=True)
+    lines = [COLUMNS, *((started[:16].replace("T", " "), *cells) for started, *cells in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        print(
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
     if any(line[-1].endswith("*") for line in lines):
         print("\n* with changes that were not committed; the record has them")
 
@@ -86,7 +86,7 @@ def row(record: Mapping[str, Any]) -> tuple[str, ...]:
     job = session["slurm"].get("SLURM_ARRAY_JOB_ID")
     task = session["slurm"].get("SLURM_ARRAY_TASK_ID")
     return (
-        session["started"][:16].replace("T", " "),
+        session["started"],
         record["username"],
         record["exp_name"],
         status,
