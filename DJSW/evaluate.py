@@ -76,6 +76,7 @@ def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) 
     """Evaluate as the command line says, as one of the ranks; ``DJSW/main.py`` has the flags."""
     with ranks.in_turn():
         this = prepare(args)
+    print(f"device      {ranks.described(device, members)}", flush=True)
     started = time.perf_counter()
     logits, classes = predict(this.model.to(device), load_rows(this.data, device), device)
     if ranks.rank() > 0:

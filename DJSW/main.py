@@ -107,7 +107,6 @@ def command(args: argparse.Namespace) -> None:
 
     device = choose_device(args.device)
     with ranks.joined(device) as members:
-        print(f"device      {ranks.described(device, members)}")
         task.run(args, device, members)
 
 

@@ -104,6 +104,7 @@ def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) 
     with ExitStack() as until_the_end:
         with ranks.in_turn():
             ready = prepare(args)
+            print(f"device      {ranks.described(device, members)}", flush=True)
             if ranks.rank() == 0:
                 until_the_end.enter_context(ready.run.locked())
                 ready.run.facts = facts(device, members)
