@@ -182,7 +182,7 @@ def test_signal_to_one_rank_stops_all_and_one_goes_on(project):
     note = "1 ranks on cpu after 2 ranks on cpu: no longer the same bits as in one go"
     assert note in out[0]
     sessions = json.loads(file_of(project, "stopped_run.json").read_text())["sessions"]
-    assert [session["end"] for session in sessions] == ["SIGUSR1", "finished"]
+    assert [session["ended_by"] for session in sessions] == ["SIGUSR1", "finished"]
     assert [session["change"] for session in sessions] == [None, note]
     statuses, out, err = train(project, 1, "whole", f"--num_epochs={epochs}")
     assert losses_of(project, "stopped") == pytest.approx(losses_of(project, "whole"), rel=1e-4)
@@ -214,7 +214,7 @@ def test_lost_rank_ends_the_others_with_a_sentence(project, lost):
     statuses, _, err = train(project, 2, "lost", "--resume", f"--num_epochs={epochs}")
     assert statuses == [0, 0], err
     sessions = json.loads(file_of(project, "lost_run.json").read_text())["sessions"]
-    assert [session["end"] for session in sessions] == [
+    assert [session["ended_by"] for session in sessions] == [
         "unknown: killed, or its machine was lost",
         "finished",
     ]

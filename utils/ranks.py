@@ -43,7 +43,10 @@ def joined(device: torch.device) -> Iterator[Members]:
         torch.cuda.set_device(device)
     members = [here] * place().count
     with _heard():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        if device.type == "cuda":
+            dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
         dist.all_gather_object(members, here)
     if rank() > 0:
         sys.stdout = open(os.devnull, "w")

@@ -148,7 +148,7 @@ class TrainingRun(Progress):
             self.finished = True
             return
         for session in self.sessions[-1:]:
-            session.setdefault("end", "unknown: killed, or its machine was lost")
+            session.setdefault("ended_by", "unknown: killed, or its machine was lost")
         change = self._change()
         if change:
             print(f"note        {change}")
@@ -293,7 +293,7 @@ class TrainingRun(Progress):
         return {**row, "checkpoint": path.name, "weights_sha256": weights_sha256(weights)}
 
     def _end_session(self, reason: str) -> None:
-        self.sessions[-1] |= {"end": reason, "ended": now()}
+        self.sessions[-1] |= {"ended_by": reason, "ended": now()}
 
     def _measure_session(self) -> None:
         for session in self.sessions[-1:]:

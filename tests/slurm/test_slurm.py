@@ -70,7 +70,7 @@ def test_training_job(cluster, trained):
     assert session["slurm"]["SLURM_JOB_NODELIST"] == node
     assert session["slurm"]["SLURM_GPUS_PER_NODE"] == "1"
     assert session["device"]["ranks"][0]["node"] == os.uname().nodename
-    assert session["end"] == "finished"
+    assert session["ended_by"] == "finished"
 
     called = (cluster.folder / "singularity.log").read_text().splitlines()
     assert called[:3] == [
@@ -119,7 +119,7 @@ def test_time_limit_requeue_and_resume(cluster):
     assert last[0] == last[1]
     sessions = limited["sessions"]
     assert len(sessions) >= 2
-    ends = [session["end"] for session in sessions]
+    ends = [session["ended_by"] for session in sessions]
     assert ends == ["SIGUSR1"] * (len(sessions) - 1) + ["finished"]
     restarts = [int(session["slurm"].get("SLURM_RESTART_COUNT", 0)) for session in sessions]
     assert restarts == list(range(len(sessions)))
@@ -140,7 +140,7 @@ def test_restarts_are_bounded(cluster):
     log = cluster.log(job)
     assert "back to the queue for restart 1 of 1" in log
     assert "not put back into the queue after 1 restarts; --resume goes on" in log
-    assert [session["end"] for session in record_of(cluster, "SMLP/bounded")["sessions"]] == [
+    assert [session["ended_by"] for session in record_of(cluster, "SMLP/bounded")["sessions"]] == [
         "SIGUSR1",
         "SIGUSR1",
     ]
@@ -157,7 +157,7 @@ def test_cancelled_training_can_be_resumed(cluster):
     again = (*SIGURD, "--exp_name=gone", "--train", "--resume", f"--num_epochs={epochs}")
     job = cluster.submit("run.sh", *again)
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
-    ends = [session["end"] for session in record_of(cluster, "SMLP/gone")["sessions"]]
+    ends = [session["ended_by"] for session in record_of(cluster, "SMLP/gone")["sessions"]]
     assert ends == ["SIGTERM", "finished"]
 
 
@@ -231,7 +231,7 @@ def test_two_ranks_stop_together_and_one_goes_on(cluster):
     note = "1 ranks on cpu after 2 ranks on cpu: no longer the same bits as in one go"
     assert note in cluster.log(job)
     sessions = record_of(cluster, "SMLP/together")["sessions"]
-    assert sessions[0]["end"] == "SIGUSR1"
+    assert sessions[0]["ended_by"] == "SIGUSR1"
     assert [session["change"] for session in sessions[-1:]] == [note]
 
 
