@@ -18,7 +18,6 @@
 #SBATCH --partition=small-g
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=7
 #SBATCH --mem-per-gpu=60G
 #SBATCH --time=01:00:00
@@ -30,28 +29,31 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 
+# From the first line on: a shell dies of an untrapped USR1 without a word.
+step=
+warned=
+trap 'warned=yes; [[ $step ]] && kill -USR1 "$step" 2>/dev/null' USR1
+trap '[[ $step ]] && kill -TERM "$step" 2>/dev/null' TERM
+
 # Pinned: lumi-multitorch-latest.sif moves.
 image=lumi-multitorch-u24r70f21m50t210-20260415_130625
 container=${DJSW_CONTAINER:-/appl/local/laifs/containers/$image/lumi-multitorch-full-${image#lumi-multitorch-}.sif}
 max_restarts=${DJSW_MAX_RESTARTS:-20}
+restart=${SLURM_RESTART_COUNT:-0}
 
 fail() {
     echo "error: $*" >&2
     exit 2
 }
 
-given() { # whether a flag is among the arguments
-    local flag=$1 argument
-    shift
-    for argument; do [[ $argument == "$flag" ]] && return; done
-    return 1
-}
-
-typed=$(printf ' %q' "$@")
-typed=${typed/ --check/}
 check=
-given --check "$@" && check=yes
-if [[ -z ${SLURM_JOB_ID:-} && -z $check ]]; then
+flags=()
+for argument; do
+    if [[ $argument == --check ]]; then check=yes; else flags+=("$argument"); fi
+done
+typed=
+[[ ${#flags[@]} -gt 0 ]] && typed=$(printf ' %q' "${flags[@]}")
+if [[ -z $check && (-z ${SLURM_JOB_ID:-} || -n ${SLURM_STEP_ID:-}) ]]; then
     fail "run.sh is for the queue; type  sbatch run.sh$typed  (without Slurm:  uv run DJSW/main.py$typed)"
 fi
 
@@ -64,13 +66,14 @@ if [[ -z $check ]]; then
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     log=reports/${SLURM_JOB_NAME}_${job:-$SLURM_JOB_ID}.log
     slurm_log=${SLURM_JOB_NAME}_$SLURM_JOB_ID.log
-    if [[ -f $slurm_log ]]; then    # not there where sbatch --output names another
-        [[ -f $log ]] && cat "$log" # of before the restart
-        # Slurm's own messages follow the file; not to another disk, where reports may be a link to.
-        ln -fT "$slurm_log" "$log" && rm "$slurm_log"
+    if [[ -f $slurm_log ]]; then                  # not there where sbatch --output names another
+        [[ -f $log && ! -L $log ]] && cat "$log" # of before the restart
+        # Slurm's own messages follow the file. Where reports/ is on another disk, it only links.
+        if ln -fT "$slurm_log" "$log" 2>/dev/null; then rm "$slurm_log"; else ln -sfT "$PWD/$slurm_log" "$log"; fi
     fi
 fi
 
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "DJSW_MAX_RESTARTS is '$max_restarts'; give a whole number"
 cluster=${SLURM_CLUSTER_NAME:-$(scontrol show config 2>/dev/null | sed -n 's/^ClusterName *= *//p')}
 account=${SLURM_JOB_ACCOUNT:-${SBATCH_ACCOUNT:-}}
 if [[ $cluster == lumi && -z $account ]]; then
@@ -82,7 +85,7 @@ if [[ -f $container ]]; then
     if type -t module >/dev/null; then
         module purge
         module use /appl/local/laifs/modules
-        module load lumi-aif-singularity-bindings
+        module load lumi-aif-singularity-bindings || fail "the module lumi-aif-singularity-bindings does not load"
     fi
     command -v singularity >/dev/null || fail "no singularity here to run $container with"
     python=(singularity run "$container" python) # exec would skip the image's own start-up
@@ -92,6 +95,8 @@ else
     container="none, the project's own environment"
     python=(python3)
     [[ -x .venv/bin/python ]] && python=(.venv/bin/python)
+    "${python[@]}" -c 'import importlib.util as u; exit(not all(map(u.find_spec, ("torch", "h5py", "sklearn"))))' ||
+        fail "no container, and $(command -v "${python[0]}") has not all that DJSW needs; uv sync, or export DJSW_CONTAINER=…"
 fi
 
 # Networks this small are slower on several threads.
@@ -102,34 +107,42 @@ export PYTHONNOUSERSITE=1
 export PYTHONUNBUFFERED=1
 
 script=DJSW/main.py
-if [[ ${1:-} == *.py ]]; then
-    script=$1
-    shift
+if [[ ${flags[0]:-} == *.py ]]; then
+    script=${flags[0]}
+    flags=("${flags[@]:1}")
+    [[ -f $script ]] || fail "$PWD/$script does not exist"
 fi
+trains=
+[[ $script == DJSW/main.py && " ${flags[*]} " == *" --train "* ]] && trains=yes
+
 if [[ $check ]]; then
     echo "account     ${account:-none}"
     echo "container   $container"
-    "${python[@]}" "$script" "$@" || exit
+    if [[ $script == DJSW/main.py ]]; then
+        "${python[@]}" "$script" "${flags[@]}" --check || exit
+    fi
+    # Would the queue take it? Nothing is queued.
+    if command -v sbatch >/dev/null; then sbatch --test-only "$0" || exit 2; fi
     echo "to submit   sbatch run.sh$typed"
-    exit 0
+    exit
 fi
 
-if [[ $script == DJSW/main.py ]]; then
-    [[ ${SLURM_ARRAY_TASK_ID:-} ]] && set -- "$@" --array_task "$SLURM_ARRAY_TASK_ID"
-    # A restart goes on; a first start of a name that is taken is an error.
-    [[ ${SLURM_RESTART_COUNT:-0} -gt 0 ]] && given --train "$@" && set -- "$@" --resume
+if [[ $script == DJSW/main.py && ${SLURM_ARRAY_TASK_ID:-} ]]; then
+    flags+=(--array_task "$SLURM_ARRAY_TASK_ID")
 fi
+# A restart goes on; at a first start a name that is taken is an error.
+[[ $trains && $restart -gt 0 ]] && flags+=(--resume)
 
 # For the record, from here: the container may lack git, and Slurm forgets the script.
-private=$(mktemp -d "/tmp/djsw_$SLURM_JOB_ID.XXXXXX")
+private=$(mktemp -d "/tmp/djsw_${SLURM_JOB_ID}_XXXXXX")
 commit=$(git -c safe.directory="$PWD" rev-parse HEAD 2>/dev/null)
 {
     echo "$commit"
     git -c safe.directory="$PWD" diff --no-ext-diff --no-color HEAD 2>/dev/null
 } >"$private/git"
 [[ $(wc -l <"$private/git") -gt 1 ]] && commit+=" and changes, which are in the record"
-DJSW_BATCH_SCRIPT=$(<"$0")
-export DJSW_BATCH_SCRIPT DJSW_GIT=$private/git
+cp "$0" "$private/run.sh"
+export DJSW_BATCH_SCRIPT=$private/run.sh DJSW_GIT=$private/git
 
 # MIOpen's database breaks on Lustre when processes share it: one a node, in its memory.
 export MIOPEN_USER_DB_PATH=$private/miopen
@@ -139,50 +152,56 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # scontrol does not exist in the container, where DJSW reads the rest of Slurm's variables.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR
-# RCCL has to talk over Slingshot; the other network is slow.
+# RCCL's connections go over Slingshot (as in the LUMI AI guide's multi-node examples).
 [[ -e /sys/class/net/hsn0 ]] && export NCCL_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
 # Several nodes hang now and then with libfabric's default way to watch memory.
 [[ $SLURM_JOB_NUM_NODES -gt 1 ]] && export FI_MR_CACHE_MONITOR=userfaultfd
+ranks=${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}
 bind=()
-if [[ $cluster == lumi && ${SLURM_GPUS_ON_NODE:-0} == 8 && ${SLURM_NTASKS_PER_NODE:-1} == 8 ]]; then
+if [[ $cluster == lumi && ${SLURM_GPUS_ON_NODE:-} == 8 && $ranks == $((8 * SLURM_JOB_NUM_NODES)) ]]; then
     # The cores next to each GCD, in the order of the GCDs; they are all ours on a full node only.
     bind=("--cpu-bind=mask_cpu:0x00fe000000000000,0xfe00000000000000,0x0000000000fe0000,0x00000000fe000000,0x00000000000000fe,0x000000000000fe00,0x000000fe00000000,0x0000fe0000000000")
 fi
 
-echo "job         ${job:-$SLURM_JOB_ID} (${SLURM_JOB_PARTITION:-}, ${account:-no account}), started $(date -u +%FT%TZ), restart ${SLURM_RESTART_COUNT:-0} of $max_restarts"
-echo "nodes       $SLURM_JOB_NODELIST, ranks: $SLURM_NTASKS"
+echo "job         ${job:-$SLURM_JOB_ID} (${SLURM_JOB_PARTITION:-}, ${account:-no account}), started $(date -u +%FT%TZ), restart $restart of $max_restarts"
+echo "nodes       $SLURM_JOB_NODELIST, ranks: $ranks"
 echo "commit      ${commit:-unknown}"
 echo "container   $container"
-echo "command     $script$(printf ' %q' "$@")"
+echo "command     $script$(printf ' %q' "${flags[@]}")"
 
 # shellcheck disable=SC2016 # the variable is the node's
-srun --kill-on-bad-exit=1 "${bind[@]}" \
-    bash -c 'mkdir -p "$MIOPEN_USER_DB_PATH" && exec "$@"' step "${python[@]}" "$script" "$@" &
+srun --ntasks="$ranks" --kill-on-bad-exit=1 "${bind[@]}" \
+    bash -c 'mkdir -p "$MIOPEN_USER_DB_PATH" && exec "$@"' step "${python[@]}" "$script" "${flags[@]}" &
 step=$!
-warned=
-trap 'warned=yes; kill -USR1 "$step" 2>/dev/null' USR1
-trap 'kill -TERM "$step" 2>/dev/null' TERM
+# A signal ends a wait. The warning is repeated, since srun passes none on while it starts.
+while kill -0 "$step" 2>/dev/null; do
+    if [[ $warned ]]; then
+        sleep 2
+        kill -USR1 "$step" 2>/dev/null
+    else
+        wait "$step"
+    fi
+done
 wait "$step"
 status=$?
-while kill -0 "$step" 2>/dev/null; do # a signal ended the wait
-    wait "$step"
-    status=$?
-done
-
 rm -rf "$private"
-if [[ $SLURM_JOB_NUM_NODES -gt 1 ]]; then
-    srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 rm -rf "$private"
-fi
 
 # 75 says stopped by SIGUSR1, state saved. It may read otherwise where srun, having seen one rank
 # end, killed another that was about to; 1 and 2 are errors, which would come again.
 if [[ $status == 75 || ($warned && $status -gt 2) ]]; then
-    if [[ ${SLURM_RESTART_COUNT:-0} -lt $max_restarts ]]; then
-        echo "time is up  back to the queue for restart $((${SLURM_RESTART_COUNT:-0} + 1)) of $max_restarts"
-        scontrol requeue "$SLURM_JOB_ID" && exit
+    if [[ -z $trains ]]; then
+        echo "error: time was up, and only a training goes on where it was; sbatch --time=… gives more" >&2
+    elif [[ $restart -ge $max_restarts ]]; then
+        echo "error: not put back into the queue after $restart restarts; --resume goes on" >&2
+    elif scontrol requeue "$SLURM_JOB_ID"; then
+        echo "time is up  back to the queue for restart $((restart + 1)) of $max_restarts"
+        exit
+    else
+        echo "error: Slurm did not put it back into the queue; --resume goes on" >&2
     fi
-    echo "error: not put back into the queue after $max_restarts restarts; --resume goes on" >&2
+elif [[ $status == 137 ]]; then
+    echo "error: a process was killed (status 137), perhaps for lack of memory: sacct -j $SLURM_JOB_ID -o State,MaxRSS; a training goes on with --resume" >&2
 elif [[ $status != 0 ]]; then
-    echo "error: the run ended with status $status; its own message is above (137 without one: a process was killed, perhaps for lack of memory, see sacct -j $SLURM_JOB_ID -o State,MaxRSS)" >&2
+    echo "error: the run ended with status $status; its own message is above" >&2
 fi
 exit "$status"

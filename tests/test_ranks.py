@@ -246,7 +246,7 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @pytest.fixture
 def variables(monkeypatch):
-    for name in (*SLURM, *TORCHRUN):
+    for name in (*SLURM, *TORCHRUN, "SLURM_GPUS_ON_NODE"):
         monkeypatch.setenv(name, "")  # so that what place() sets is undone too
         monkeypatch.delenv(name)
     return monkeypatch
@@ -291,10 +291,13 @@ def test_each_rank_has_a_gpu_of_its_own(variables):
     variables.setattr(torch.cuda, "device_count", lambda: 8)
     assert choose_device("auto") == torch.device("cuda", 3)
     variables.setattr(torch.cuda, "device_count", lambda: 1)  # Slurm shows each rank its own
+    variables.setenv("SLURM_GPUS_ON_NODE", "8")
     assert choose_device("auto") == torch.device("cuda", 0)
-    variables.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(RunError, match="rank 11 is number 4 of its node, which has 2 GPUs"):
-        choose_device("auto")
+    variables.setenv("SLURM_GPUS_ON_NODE", "1")
+    for gpus in (1, 2):
+        variables.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        with pytest.raises(RunError, match=f"is number 4 of its node, which has {gpus} GPU"):
+            choose_device("auto")
 
 
 def test_same_seed_and_ranks_same_bits(project):

@@ -194,9 +194,10 @@ def test_source_hash_is_that_of_the_files():
 def test_facts_of_a_job(monkeypatch, tmp_path):
     """What run.sh hands over; and no Slurm variable that holds an absolute path."""
     (tmp_path / "git").write_text("0123\ndiff --git a/x b/x\n+1\n")
+    (tmp_path / "run.sh").write_text("#!/bin/bash\n")
     for name, value in {
         "DJSW_GIT": str(tmp_path / "git"),
-        "DJSW_BATCH_SCRIPT": "#!/bin/bash\n",
+        "DJSW_BATCH_SCRIPT": str(tmp_path / "run.sh"),
         "SLURM_JOB_ID": "5",
         "SLURM_JOB_NODELIST": "nid[005001-005002]",
         "SLURM_SUBMIT_DIR": "/scratch/project",

@@ -23,13 +23,14 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        here, gpus = place(), torch.cuda.device_count()
-        if gpus > 1 and here.local_rank >= gpus:
+        here, seen = place(), torch.cuda.device_count()
+        gpus = max(seen, int(os.environ.get("SLURM_GPUS_ON_NODE", 0)))
+        if here.local_rank >= gpus:
             raise RunError(
                 f"rank {here.rank} is number {here.local_rank + 1} of its node, which has {gpus} "
                 "GPUs; give as many --ntasks-per-node as --gpus-per-node"
             )
-        return torch.device("cuda", here.local_rank if gpus > 1 else 0)
+        return torch.device("cuda", here.local_rank if seen > 1 else 0)
     if name == "cuda":
         raise UsageError("--device cuda, but torch sees no GPU here; give --device cpu")
     given = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS")

@@ -58,7 +58,8 @@ def joined(device: torch.device) -> Iterator[Members]:
 def described(device: torch.device, members: Members) -> str:
     """How many ranks on which nodes, their devices, and torch, in a line."""
     names = sorted({member["device"] for member in members})
-    text = f"{device.type} ({', '.join(names)}), torch {torch.__version__}"
+    text = f"{device.type} ({', '.join(names)}), Python {platform.python_version()}"
+    text += f", torch {torch.__version__}"
     if len(members) == 1:
         return text
     nodes = sorted({member["node"] for member in members})

@@ -59,7 +59,7 @@ def facts(device: torch.device, members: Sequence[Mapping[str, str]]) -> dict[st
         "source_sha256": source_sha256(source),
         "source": source,
         "diff": diff,
-        "batch_script": os.environ.get("DJSW_BATCH_SCRIPT"),
+        "batch_script": _handed_over("DJSW_BATCH_SCRIPT"),
         "versions": versions(),
         "device": {
             "type": device.type,
@@ -156,13 +156,19 @@ def _command() -> str:
     return shlex.join(["python", *words])
 
 
+def _handed_over(variable: str) -> str | None:
+    """The text of the file that ``run.sh`` names in an environment variable."""
+    path = os.environ.get(variable)
+    return Path(path).read_text(encoding="utf-8", errors="replace") if path else None
+
+
 def _git() -> tuple[str | None, str]:
     """The commit and how tracked files differ from it; no commit outside a checkout.
 
     ``run.sh`` leaves both in a file, since the container of a job may lack git.
     """
-    if "DJSW_GIT" in os.environ:
-        text = Path(os.environ["DJSW_GIT"]).read_text(encoding="utf-8", errors="replace")
+    text = _handed_over("DJSW_GIT")
+    if text is not None:
         commit, _, diff = text.partition("\n")
         return commit or None, diff
 

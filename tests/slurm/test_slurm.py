@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_training_job(cluster, trained):
     session = record_of(cluster, "WMLP/first")["sessions"][0]
     assert session["git"] == {"commit": commit, "changed": False}
     assert session["diff"] == ""
-    assert session["batch_script"] == (cluster.project / "run.sh").read_text().rstrip("\n")
+    assert session["batch_script"] == (cluster.project / "run.sh").read_text()
     assert session["slurm"]["SLURM_JOB_ID"] == trained
     assert session["slurm"]["SLURM_JOB_ACCOUNT"] == "project_465000001"
     assert session["slurm"]["SLURM_JOB_NODELIST"] == node
@@ -81,7 +82,7 @@ def test_training_job(cluster, trained):
     image = cluster.folder / "image.sif"
     flags = " ".join((*WALY, "--exp_name", "first", "--train"))
     assert called[3] == f"run {image} python DJSW/main.py {flags}"
-    assert not list(Path("/tmp").glob(f"djsw_{trained}.*"))
+    assert not list(Path("/tmp").glob(f"djsw_{trained}_*"))
 
 
 def test_evaluation_of_another_s_checkpoint(cluster, trained):
@@ -196,7 +197,7 @@ def test_array_of_seeds(cluster):
 def test_two_ranks(cluster, trained):
     """As one, but for rounding; the last of its batches has fewer images than there are ranks."""
     flags = (*WALY, "--train", "--batch_size", "107", "--num_epochs", "3")
-    job = cluster.submit("--ntasks-per-node=2", "run.sh", *flags, "--exp_name=two")
+    job = cluster.submit("--ntasks=2", "run.sh", *flags, "--exp_name=two")
     alone = cluster(sys.executable, "DJSW/main.py", *flags, "--exp_name=one")
     assert alone.returncode == 0, alone.stderr
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
@@ -235,6 +236,59 @@ def test_two_ranks_stop_together_and_one_goes_on(cluster):
     assert [session["change"] for session in sessions[-1:]] == [note]
 
 
+def test_warning_that_comes_before_anything_is_begun(cluster):
+    """While the module is loaded: the job goes back to the queue, and then trains."""
+    slow = f'() {{ echo "$*" >>"{cluster.folder}/slow.log"; [[ $1 != load ]] || sleep 3; }}'
+    flags = (*SIGURD, "--train", "--exp_name=early", "--num_epochs=100000")
+    job = cluster.submit("run.sh", *flags, **{"BASH_FUNC_module%%": slow})
+    wait_for((cluster.folder / "slow.log").exists, 30)
+    cluster("scancel", "--batch", "--signal=USR1", job)
+    wait_for(lambda: "epoch      1/" in cluster.log(job), 60)
+    cluster("scancel", job)
+    assert "back to the queue for restart 1 of 20" in cluster.log(job)
+    assert cluster.wait(job) == "CANCELLED"
+
+
+def test_only_a_training_goes_back_to_the_queue(cluster, trained):
+    """The reproduction is warned while it trains."""
+    changed = record_of(cluster, "WMLP/first")
+    changed["settings"]["num_epochs"] = 100_000
+    path = cluster.project / "weights" / "WMLP" / "endless_run.json"
+    path.write_text(json.dumps(changed))
+    job = cluster.submit("run.sh", "DJSW/reproduce.py", path)
+    wait_for(lambda: "epoch      2/" in cluster.log(job), 60)
+    cluster("scancel", "--batch", "--signal=USR1", job)
+    assert cluster.wait(job) == "FAILED"
+    assert "only a training goes on where it was; sbatch --time=" in cluster.log(job)
+
+
+def test_where_slurm_does_not_requeue(cluster):
+    flags = (*SIGURD, "--train", "--exp_name=stays", "--num_epochs=100000")
+    job = cluster.submit("--no-requeue", "run.sh", *flags)
+    wait_for(lambda: "epoch      1/" in cluster.log(job), 60)
+    cluster("scancel", "--batch", "--signal=USR1", job)
+    assert cluster.wait(job) == "FAILED"
+    assert "error: Slurm did not put it back into the queue; --resume goes on" in cluster.log(job)
+    assert "back to the queue for" not in cluster.log(job)
+
+
+def test_reports_on_another_disk(cluster):
+    """Where no hard link leads: the log stays, and reports/ has a link to it."""
+    reports = cluster.project / "reports"
+    reports.rename(cluster.project / "aside")
+    elsewhere = Path(tempfile.mkdtemp(prefix="djsw-", dir="/dev/shm"))
+    reports.symlink_to(elsewhere)
+    try:
+        job = cluster.submit("run.sh", *WALY, "--train", "--exp_name=linked", "--num_epochs=1")
+        assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+        text = (reports / f"djsw_{job}.log").read_text()
+        assert text.startswith("job  ") and "checkpoint  " in text
+    finally:
+        reports.unlink()
+        (cluster.project / "aside").rename(reports)
+        shutil.rmtree(elsewhere)
+
+
 def test_crash_of_one_rank_ends_the_job_with_a_sentence(cluster):
     flags = (*SIGURD, "--train", "--exp_name=crash", "--num_epochs=100000")
     job = cluster.submit("--ntasks-per-node=2", "run.sh", *flags)
@@ -242,7 +296,7 @@ def test_crash_of_one_rank_ends_the_job_with_a_sentence(cluster):
     os.kill(process_of(job, rank=1), signal.SIGKILL)
     assert cluster.wait(job, seconds=30) == "FAILED"
     log = cluster.log(job)
-    assert "error: the run ended with status" in log
+    assert "error: the run ended with status" in log or "a process was killed" in log
     assert "back to the queue" not in log
     assert "Traceback" not in log
 
@@ -349,12 +403,42 @@ def test_check_of_a_right_command_says_how_to_submit_it(cluster):
     assert not list((cluster.project / "weights" / "DMLP").iterdir())
 
 
-def test_started_without_sbatch(cluster):
-    result = cluster("bash", "run.sh", *WALY, "--exp_name=login node", "--train")
+@pytest.mark.parametrize("start", [("bash",), ("srun", "--mem=1M", "bash")])
+def test_started_without_sbatch(cluster, start):
+    """On a login node, and as a step of a job, where a further step would wait for ever."""
+    result = cluster(*start, "run.sh", *WALY, "--exp_name=login node", "--train")
     assert result.returncode == 2
-    assert "type  sbatch run.sh --username waly" in result.stderr
-    assert "--exp_name=login\\ node" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    sentence = next(line for line in result.stderr.splitlines() if not line.startswith("srun:"))
+    assert sentence.startswith(
+        "error: run.sh is for the queue; type  sbatch run.sh --username waly"
+    )
+    assert "--exp_name=login\\ node" in sentence
+
+
+def test_check_of_another_command_and_of_the_queue(cluster, trained):
+    checked = cluster(
+        "bash", "run.sh", "--check", "DJSW/reproduce.py", "weights/WMLP/first_run.json"
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.endswith("sbatch run.sh DJSW/reproduce.py weights/WMLP/first_run.json\n")
+    checked = cluster("bash", "run.sh", "--check", "DJSW/nothing.py")
+    assert checked.returncode == 2 and "DJSW/nothing.py does not exist" in checked.stderr
+    flags = ("--username=dennis", "--exp_name=fine", "--output_dir=weights/DMLP", "--train")
+    checked = cluster("bash", "run.sh", "--check", *flags, SBATCH_PARTITION="no-such-partition")
+    assert checked.returncode == 2 and "invalid partition specified" in checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"BASH_FUNC_module%%": "() { [[ $1 != load ]]; }"}, "lumi-aif-singularity-bindings does"),
+        ({"DJSW_MAX_RESTARTS": "none"}, "DJSW_MAX_RESTARTS is 'none'; give a whole number"),
+    ],
+)
+def test_what_else_check_refuses(cluster, changes, sentence):
+    checked = cluster("bash", "run.sh", "--check", *WALY, "--exp_name=x", "--train", **changes)
+    assert checked.returncode == 2
+    assert sentence in checked.stderr and len(checked.stderr.splitlines()) == 1
 
 
 def test_reproduction_as_a_job(cluster, trained):
