@@ -138,8 +138,12 @@ private=$(mktemp -d "/tmp/djsw_${SLURM_JOB_ID}_XXXXXX")
 commit=$(git -c safe.directory="$PWD" rev-parse HEAD 2>/dev/null)
 {
     echo "$commit"
-    git -c safe.directory="$PWD" diff --no-ext-diff --no-color HEAD 2>/dev/null
-} >"$private/git"
+    cp "$(git -c safe.directory="$PWD" rev-parse --git-path index)" "$private/index"
+    export GIT_INDEX_FILE=$private/index # to add new sources in
+    git -c safe.directory="$PWD" add --intent-to-add DJSW models datasetprep utils
+    git -c safe.directory="$PWD" diff --no-ext-diff --no-textconv --no-color --src-prefix=a/ --dst-prefix=b/ HEAD
+    unset GIT_INDEX_FILE
+} >"$private/git" 2>/dev/null
 [[ $(wc -l <"$private/git") -gt 1 ]] && commit+=" and changes, which are in the record"
 cp "$0" "$private/run.sh"
 export DJSW_BATCH_SCRIPT=$private/run.sh DJSW_GIT=$private/git
@@ -189,7 +193,7 @@ rm -rf "$private"
 # 75 says stopped by SIGUSR1, state saved. It may read otherwise where srun, having seen one rank
 # end, killed another that was about to; 1 and 2 are errors, which would come again.
 if [[ $status == 75 || ($warned && $status -gt 2) ]]; then
-    if [[ -z $trains ]]; then
+    if [[ $status != 75 && -z $trains ]]; then
         echo "error: time was up, and only a training goes on where it was; sbatch --time=… gives more" >&2
     elif [[ $restart -ge $max_restarts ]]; then
         echo "error: not put back into the queue after $restart restarts; --resume goes on" >&2

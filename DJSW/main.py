@@ -18,6 +18,7 @@ from importlib import import_module
 
 from DJSW.pipelines import DATASETS, PEOPLE
 from utils.command_line import Parser, array_task, positive_float, positive_int, run_command, seed
+from utils.launch import place
 from utils.signals import stop_request
 
 
@@ -95,7 +96,8 @@ def experiment_name(text: str) -> str:
 
 def command(args: argparse.Namespace) -> None:
     """Train or evaluate; only what is needed is imported."""
-    if args.train and not args.check:
+    watches = args.train and not args.check
+    if watches and place().count == 1:
         stop_request.watch()
     task = import_module("DJSW.train" if args.train else "DJSW.evaluate")
     if args.check:
@@ -107,6 +109,8 @@ def command(args: argparse.Namespace) -> None:
 
     device = choose_device(args.device)
     with ranks.joined(device) as members:
+        if watches and len(members) > 1:  # a signal could not end the wait for the other ranks
+            stop_request.watch()
         task.run(args, device, members)
 
 

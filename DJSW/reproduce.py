@@ -13,6 +13,7 @@ if __name__ == "__main__" and not __package__:  # run as a script
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from DJSW.pipelines import DATASETS, PEOPLE, open_split
 from utils.command_line import Parser, run_command
 from utils.failures import RunError, UsageError
 from utils.files import ROOT, find_file, sha256_of
-from utils.launch import place
+from utils.launch import place, speaker
 
 #: What two runs of the same differ in: how long they took, and what their files are called.
 DIFFERENT = ("seconds", "training_seconds", "gpu_hours", "checkpoint")
@@ -43,28 +44,43 @@ def command(args: argparse.Namespace) -> None:
     :raises RunError: the data or the weights it began with are others; or the results are.
     """
     path = find_file(args.record, "the record")
-    record = read_record(path)
-    # Before torch is loaded: the number of threads decides the bits of a result.
-    os.environ["OMP_NUM_THREADS"] = str(record["sessions"][-1]["device"]["threads"])
-    folder = ROOT / "reports" / "reproduced" / path.stem
+    text = path.read_bytes()
+    # Of its own for every record, and the same one for each rank.
+    folder = ROOT / "reports" / "reproduced" / f"{path.stem}_{hashlib.sha256(text).hexdigest()[:8]}"
+    try:
+        record = json.loads(text)
+        trained = "settings" in record
+        record["sessions"] = record["sessions"] if trained else [record["session"]]
+        # Before torch is loaded: the number of threads decides the bits of a result.
+        os.environ["OMP_NUM_THREADS"] = str(int(record["sessions"][-1]["device"]["threads"]))
+        require_known(path, record)
+        command = words(record, folder)
+        before = numbers(record, path)
+        if speaker() == 0:
+            tell_differences(record)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no record, or a damaged one ({type(error).__name__}: {error}); give a "
+            "…_run.json or a …_metrics.json"
+        ) from None
+    new = folder / f"{record['exp_name']}_{'run' if trained else 'metrics'}.json"
+    if new.exists() and json.loads(new.read_bytes()).get("status", "finished") == "finished":
+        raise UsageError(f"{folder} holds an earlier reproduction; remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    if place().rank == 0:
-        if any(folder.iterdir()):
-            raise UsageError(f"{folder} holds an earlier reproduction; remove it")
-        tell_differences(record)
-        check_inputs(record)
-    djsw.command(djsw.parser().parse_args(words(record, folder)))
-    if place().rank > 0:
-        return
-    new = folder / path.name
-    compare(numbers(record, path), numbers(json.loads(new.read_text(encoding="utf-8")), new))
+    check_inputs(record)
+    djsw.command(djsw.parser().parse_args(command))
+    if speaker() == 0:
+        compare(before, numbers(json.loads(new.read_bytes()), new))
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Say that all is the same, or show a table of what is not.
+    """Say that all is the same, or show a table of what is not; the history only if both have one.
 
     :raises RunError: something is not.
     """
+    if not any(name.startswith("epoch ") for name in before):
+        print("note        no history is beside the record; only the results are compared")
+        after = {name: value for name, value in after.items() if not name.startswith("epoch ")}
     different = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if not different:
         print(f"identical   all {len(before)} numbers and hashes")
@@ -81,39 +97,31 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     raise RunError(f"{len(different)} of {len(before)} numbers and hashes differ{since}")
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record of a training that is finished, or of an evaluation.
+def require_known(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuse what cannot be run, or not be compared.
 
-    :raises UsageError: it is none.
+    :raises UsageError: the training is not finished, or the tables no longer have its entries.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        known = record["username"] in PEOPLE and record["dataset"]["name"] in DATASETS
-        sessions = record["sessions"] if "settings" in record else [record["session"]]
-    except (ValueError, TypeError, KeyError):
-        raise UsageError(f"{path} is no record; give a …_run.json or a …_metrics.json") from None
-    if not known:
+    if record["username"] not in PEOPLE or record["dataset"]["name"] not in DATASETS:
         raise UsageError(
             f"{path} is of {record['username']} on {record['dataset']['name']}, which are not "
             "both in the tables of DJSW/pipelines.py; use the commit that wrote it"
         )
     if "settings" in record and record["status"] != "finished":
         raise UsageError(f"{path} is of a training that is {record['status']}: finish it first")
-    return {**record, "sessions": sessions}
 
 
 def tell_differences(record: Mapping[str, Any]) -> None:
     """Say in what this checkout, its packages and the device differ from the recorded ones."""
-    from utils.record import source_hashes, versions
+    from utils.record import ran_on, source_hashes, versions
 
     session = record["sessions"][-1]
     git = session["git"] or {"commit": "unknown", "changed": False}
-    device = session["device"]
     print(f"recorded    {session['started']}, commit {git['commit']}: {session['command']}")
-    print(
-        f"ran on      {len(device.get('ranks', [None]))} x {device['type']} ({device['name']}), "
-        f"{device['threads']} thread{'s' * (device['threads'] > 1)}"
-    )
+    print(f"ran on      {ran_on(session)}")
+    ranks = len(session["device"].get("ranks", [None]))
+    if ranks != place().count:
+        print(f"note        ranks: {ranks} then, {place().count} now; the bits will differ")
     then, now = session.get("source"), source_hashes()
     if then is None:
         print("code        unknown: this record is from before records had hashes of the code")
@@ -127,7 +135,7 @@ def tell_differences(record: Mapping[str, Any]) -> None:
             print(f"version     {package} was {session['versions'][package]}, is {version}")
     changes = [session["change"] for session in record["sessions"] if session.get("change")]
     for change in changes:
-        print(f"note        it went on with {change}")
+        print(f"note        a later part ran {change}")
 
 
 def check_inputs(record: Mapping[str, Any]) -> None:
@@ -163,10 +171,11 @@ def words(record: Mapping[str, Any], folder: Path) -> list[str]:
         **record.get("settings", {}),
     }
     weights = starting_weights(record)
-    if weights:
+    if weights is not None:
         flags["load_checkpoint"] = find_file(weights["file"], "the weights")
     given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-    return given + (["--train"] if "settings" in record else [])
+    # A reproduction that was stopped goes on.
+    return given + (["--train", "--resume"] if "settings" in record else [])
 
 
 def numbers(record: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -48,9 +48,11 @@ def command(args: argparse.Namespace) -> None:
     for folder in dict.fromkeys(find_folder(name, "FOLDER") for name in args.folders):
         for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
             try:
-                rows.append(row(json.loads(path.read_text(encoding="utf-8"))))
-            except (ValueError, TypeError, LookupError):
+                cells = row(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 print(f"no record: {path}", file=sys.stderr)
+            else:
+                rows.append([" ".join(str(cell).split()) for cell in cells])
     if not rows:
         print("no records yet; DJSW/main.py leaves one of each run")
         return
@@ -58,8 +60,8 @@ def command(args: argparse.Namespace) -> None:
     lines = [COLUMNS, *((started[:16].replace("T", " "), *cells) for started, *cells in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        aligned = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(aligned).rstrip())
     if any(line[-1].endswith("*") for line in lines):
         print("\n* with changes that were not committed; the record has them")
 

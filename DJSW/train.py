@@ -104,6 +104,7 @@ def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) 
     with ExitStack() as until_the_end:
         with ranks.in_turn():
             ready = prepare(args)
+            ranks.refuse_batch_norm(ready.model)
             print(f"device      {ranks.described(device, members)}", flush=True)
             if ranks.rank() == 0:
                 until_the_end.enter_context(ready.run.locked())
@@ -177,7 +178,6 @@ def train_pipeline(
         started = time.perf_counter() - run.seconds
         losses = train_epoch(model, optimizer, training, settings, run, device)
         trained = time.perf_counter()
-        ranks.copy_first(list(model.buffers()), None)  # such as the means of a batch norm
         validation_loss, accuracy = _validate(model, validation, device)
         if not math.isfinite(validation_loss):
             raise run.failed(

@@ -333,25 +333,30 @@ def test_record_of_commit_and_job(checkout, run_script):
     """The commit, whether tracked files differ, Slurm's variables, the threads asked for."""
     write_datasets(checkout / "data" / "processed")
     git = ["git", "-C", str(checkout), "-c", "user.name=n", "-c", "user.email=e"]
-    for arguments in (["init", "-q"], ["add", "DJSW"], ["commit", "-q", "-m", "m"]):
+    for arguments in (["init", "-q"], ["add", "--all"], ["commit", "-q", "-m", "m"]):
         subprocess.run([*git, *arguments], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     # OMP_NUM_THREADS is kept when the user sets it
     environment = {**os.environ, "SLURM_JOB_ID": "77", "OMP_NUM_THREADS": "2"}
     flags = ["--username", "waly", "--output_dir", "reports", "--train", "--num_epochs", 1]
     sessions = []
-    for name in ("clean", "changed"):
+    for name in ("clean", "changed", "new"):
         script = checkout / "DJSW" / "main.py"
         result = run_script(script, *flags, "--exp_name", name, cwd=checkout, env=environment)
         assert result.returncode == 0, result.stderr
         record = json.loads((checkout / "reports" / f"{name}_run.json").read_text())
         sessions += record["sessions"]
-        with (checkout / "DJSW" / "train.py").open("a") as file:
-            file.write("\n")
+        if name == "clean":
+            with (checkout / "DJSW" / "train.py").open("a") as file:
+                file.write("\n")
+        (checkout / "models" / "mine.py").write_text("MINE = 1\n" if name == "changed" else "")
     assert [session["git"] for session in sessions] == [
         {"commit": commit.strip(), "changed": False},
         {"commit": commit.strip(), "changed": True},
+        {"commit": commit.strip(), "changed": True},
     ]
+    assert [session["diff"].count("\n+\n") for session in sessions] == [0, 1, 1]
+    assert "+++ b/models/mine.py\n@@ -0,0 +1 @@\n+MINE = 1\n" in sessions[2]["diff"]
     assert sessions[0]["slurm"] == {"SLURM_JOB_ID": "77"}
     assert sessions[0]["device"]["threads"] == 2
     assert sessions[0]["command"].endswith("--num_epochs 1 --exp_name clean")

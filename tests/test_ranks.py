@@ -12,13 +12,16 @@ import time
 import pytest
 import torch
 from conftest import clean_environment, digit_images, write_datasets, write_h5
+from torch.nn import functional as F
 
-from DJSW.pipelines import DATASETS
+from DJSW.pipelines import DATASETS, PEOPLE, build_model
 from DJSW.train import _stream
 from utils import ranks
+from utils.adam import Adam
 from utils.checkpoint import load_checkpoint, weights_sha256
 from utils.device import choose_device
 from utils.failures import RunError, UsageError
+from utils.gradients import SharedGradients, gradients_of
 from utils.launch import Place, place
 
 NETWORK_WITH_DRAWS = """
@@ -28,7 +31,7 @@ class WMLP(nn.Module):
     def __init__(self, input_dim, output_dim):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Flatten(), nn.Linear(input_dim, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5),
+            nn.Flatten(), nn.Linear(input_dim, 8), nn.ReLU(), nn.Dropout(0.5),
             nn.Linear(8, output_dim),
         )
 
@@ -44,7 +47,7 @@ def project(checkout):
     return checkout
 
 
-def start(project, count, *flags):
+def start(project, count, *flags, each=list):
     """The command as ``count`` ranks, started with the variables that torchrun sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -57,7 +60,7 @@ def start(project, count, *flags):
     command = [sys.executable, project / "DJSW" / "main.py", "--username", "waly", *flags]
     return [
         subprocess.Popen(
-            list(map(str, command)),
+            list(map(str, [*command, *each()])),
             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=project,
             text=True,
@@ -127,14 +130,80 @@ def test_started_by_torchrun(project):
     assert losses_of(project, "two") == pytest.approx(losses_of(project, "one"), rel=1e-5)
 
 
-def test_network_that_draws_and_has_buffers(project):
-    """Ranks draw masks of their own, yet go on with the same weights and means."""
+def test_network_that_draws(project):
+    """Ranks draw masks of their own, yet go on with the same weights."""
     (project / "models" / "wmlp.py").write_text(NETWORK_WITH_DRAWS)
-    statuses, _, err = train(project, 2, "two", "--num_epochs=2", "--batch_size=20")
-    assert statuses == [0, 0], err
-    assert all(loss == loss for loss in losses_of(project, "two"))
+    for name in ("a", "b"):
+        statuses, _, err = train(project, 2, name, "--num_epochs=2", "--batch_size=20")
+        assert statuses == [0, 0], err
+    assert losses_of(project, "a") == losses_of(project, "b")
     assert len({_stream(42, 1, rank) for rank in range(8)}) == 8
     assert _stream(42, 1, 0) == _stream(42, 1)
+
+
+def test_batch_norm_is_refused(project):
+    text = NETWORK_WITH_DRAWS.replace("nn.Dropout(0.5)", "nn.BatchNorm1d(8)")
+    (project / "models" / "wmlp.py").write_text(text)
+    statuses, _, err = train(project, 2, "normed")
+    assert statuses == [2, 2]
+    assert err[0].startswith("error: WMLP has batch norm") and err[1] == ""
+
+
+def test_ranks_with_different_flags(project):
+    """They would wait for each other for ever."""
+    flags = ("--exp_name=odd", "--output_dir=weights/WMLP", "--train", "--device=cpu")
+    sizes = iter(("--batch_size=8", "--batch_size=9"))
+    processes = start(project, 2, *flags, each=lambda: [next(sizes)])
+    statuses, _, err = finish(processes)
+    assert statuses == [2, 2]
+    assert "ranks were given different flags" in err[0]
+
+
+def test_rank_that_never_joins(project):
+    """One waits alone, and ends by the first signal."""
+    flags = ("--exp_name=alone", "--output_dir=weights/WMLP", "--train", "--device=cpu")
+    first, second = start(project, 2, *flags)
+    second.kill()
+    second.communicate()
+    time.sleep(3)
+    first.terminate()
+    assert first.wait(20) != 0
+    first.communicate()
+
+
+def test_variables_that_are_not_whole(project, variables):
+    variables.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="RANK and MASTER_ADDR and MASTER_PORT not; start with"):
+        place()
+    variables.setenv("WORLD_SIZE", "")
+    assert place() == Place()
+
+
+@pytest.mark.parametrize("username", PEOPLE)
+def test_shared_gradients_are_those_of_the_batch(monkeypatch, username):
+    """Of batches of 64 and 5 that 8 ranks divide, against float64 autograd of the whole."""
+    torch.manual_seed(0)
+    entry = DATASETS[PEOPLE[username].dataset]
+    model, _ = build_model(username, PEOPLE[username].dataset)
+    double = build_model(username, PEOPLE[username].dataset)[0].double()
+    double.load_state_dict(model.state_dict())
+    adam = Adam(model, lr=0.1)
+    shared = SharedGradients(gradients_of(model), adam.gradients)
+    for count in (64, 5):
+        images = torch.rand(count, 1, *entry.image_size)
+        classes = torch.randint(len(entry.digits), (count,))
+        parts, total = [], torch.zeros(adam.values.numel() + 2)
+        for add_up in (parts.append, lambda message: message.copy_(total)):
+            monkeypatch.setattr(ranks, "add_up", add_up)
+            for part, labels in zip(images.tensor_split(8), classes.tensor_split(8), strict=True):
+                loss = shared(part, labels)
+            total = sum(parts)
+        expected = F.cross_entropy(double(images.double()), classes)
+        double.zero_grad()
+        expected.backward()
+        assert loss.item() / count == pytest.approx(expected.item(), rel=1e-6)
+        for mine, theirs in zip(model.parameters(), double.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_a_refusal_is_said_once(project):
@@ -179,8 +248,11 @@ def test_signal_to_one_rank_stops_all_and_one_goes_on(project):
     epochs = len(losses_of(project, "stopped")) // 2 + 1
     statuses, out, err = train(project, 1, "stopped", "--resume", f"--num_epochs={epochs}")
     assert statuses == [0], err
-    note = "1 ranks on cpu after 2 ranks on cpu: no longer the same bits as in one go"
-    assert note in out[0]
+    (note,) = (line[12:] for line in out[0].splitlines() if line.startswith("note  "))
+    assert (
+        note.startswith("on 1 rank of 1 thread, cpu (") and ", after 2 ranks of 1 thread, " in note
+    )
+    assert note.endswith(": no longer the same bits as in one go")
     sessions = json.loads(file_of(project, "stopped_run.json").read_text())["sessions"]
     assert [session["ended_by"] for session in sessions] == ["SIGUSR1", "finished"]
     assert [session["change"] for session in sessions] == [None, note]
@@ -214,10 +286,9 @@ def test_lost_rank_ends_the_others_with_a_sentence(project, lost):
     statuses, _, err = train(project, 2, "lost", "--resume", f"--num_epochs={epochs}")
     assert statuses == [0, 0], err
     sessions = json.loads(file_of(project, "lost_run.json").read_text())["sessions"]
-    assert [session["ended_by"] for session in sessions] == [
-        "unknown: killed, or its machine was lost",
-        "finished",
-    ]
+    first = "another of the 2 ranks was lost (" if lost else "unknown: killed, or its machine"
+    assert sessions[0]["ended_by"].startswith(first)
+    assert sessions[1]["ended_by"] == "finished"
 
 
 @pytest.mark.parametrize(("count", "total"), [(1, 5), (2, 5), (3, 7), (4, 3), (8, 5843), (3, 0)])

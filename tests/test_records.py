@@ -12,6 +12,7 @@ from conftest import ROOT, write_datasets
 from DJSW import main as djsw
 from DJSW import reproduce, runs
 from utils.record import facts, source_hashes, source_sha256
+from utils.signals import stop_request
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_code_versions_and_devices_that_differ_are_named(ran, capsys):
         session["source"] |= {"models/wmlp.py": 64 * "0", "models/gone.py": 64 * "1"}
         del session["source"]["utils/adam.py"]
         session["versions"]["torch"] = "1.0"
-        session["change"] = "1 ranks on cpu after 2 ranks on cuda: no longer the same bits"
+        session["change"] = "on 1 rank, after 2 ranks: no longer the same bits"
 
     changed(ran / "first_run.json", change)
     assert reproduce.main([str(ran / "first_run.json")]) == 0
@@ -96,7 +97,7 @@ def test_code_versions_and_devices_that_differ_are_named(ran, capsys):
         "models/gone.py, models/wmlp.py, utils/adam.py\n" in out
     )
     assert "version     torch was 1.0, is " in out
-    assert "note        it went on with 1 ranks on cpu after 2 ranks on cuda" in out
+    assert "note        a later part ran on 1 rank, after 2 ranks" in out
 
 
 def test_other_data_or_weights_are_refused(ran, capsys, processed):
@@ -115,6 +116,77 @@ def test_other_data_or_weights_are_refused(ran, capsys, processed):
         (ran / name).write_text(text)
     assert reproduce.main([str(ran / "first_history.csv")]) == 2
     assert reproduce.main([str(ran / "no.json")]) == 2
+
+
+def test_record_that_was_copied(ran, capsys, tmp_path):
+    """Under another name, and without its history."""
+    copy = tmp_path / "a_copy.json"
+    copy.write_bytes((ran / "first_run.json").read_bytes())
+    assert reproduce.main([str(copy)]) == 0
+    out = capsys.readouterr().out
+    assert "note        no history is beside the record; only the results are compared\n" in out
+    assert out.endswith("identical   all 12 numbers and hashes\n")
+
+
+def test_reproduction_that_was_stopped_goes_on(ran, capsys, monkeypatch):
+    def stop(*_):
+        stop_request.signal = "SIGUSR1"
+        return 1.0
+
+    monkeypatch.setattr("DJSW.train.time.perf_counter", stop)
+    assert reproduce.main([str(ran / "first_run.json")]) == 75
+    monkeypatch.undo()
+    monkeypatch.setattr(reproduce, "ROOT", ran.parent)
+    monkeypatch.setattr("DJSW.pipelines.PROCESSED", ran.parent / "processed")
+    assert reproduce.main([str(ran / "first_run.json")]) == 0
+    out = capsys.readouterr().out
+    assert "resumed     after 0 epochs and 1 steps" in out and "identical" in out
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"sessions": []},
+        {"sessions": [{}]},
+        {"sessions": None},
+        {"settings": None},
+        {"settings": []},
+        {"results": None},
+        {"starting_weights": "x"},
+        {"username": ["waly"]},
+        {"dataset": "usps_0_6"},
+        {"exp_name": None, "status": None},
+    ],
+    ids=str,
+)
+def test_damaged_records_are_refused_before_anything_runs(ran, capsys, damage):
+    changed(ran / "first_run.json", lambda record: record.update(damage))
+    capsys.readouterr()
+    assert reproduce.main([str(ran / "first_run.json")]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and len(err.splitlines()) == 1
+    assert "epoch" not in out
+
+
+def test_odd_files_do_not_end_the_list(ran, capsys):
+    (ran / "folder_run.json").mkdir()
+    (ran / "link_run.json").symlink_to(ran / "nowhere")
+    (ran / "deep_run.json").write_text(100_000 * "[")
+    for name, change in (
+        ("slurm", lambda r: r["sessions"][0].update(slurm=None)),
+        ("empty", lambda r: r.update(sessions=[])),
+        ("list", lambda r: r.update(results=[])),
+    ):
+        (ran / f"{name}_run.json").write_bytes((ran / "first_run.json").read_bytes())
+        changed(ran / f"{name}_run.json", change)
+    (ran / "odd_run.json").write_bytes((ran / "first_run.json").read_bytes())
+    changed(ran / "odd_run.json", lambda r: r.update(exp_name="a\nb", username=None))
+    capsys.readouterr()
+    assert runs.main([str(ran)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1 + 3
+    assert "  a b  " in out
+    assert len(err.splitlines()) == 6 and "Traceback" not in err
 
 
 def test_training_from_weights_is_reproduced(ran, capsys):
@@ -235,6 +307,6 @@ def test_reproduction_as_a_script(checkout, run_script, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "2"},
     )
     assert result.returncode == 0, result.stderr
-    folder = checkout / "reports" / "reproduced" / "e_run"
-    again = json.loads((folder / "e_run.json").read_text())
+    (path,) = (checkout / "reports" / "reproduced").glob("e_run_*/e_run.json")
+    again = json.loads(path.read_text())
     assert again["sessions"][0]["device"]["threads"] == 1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from utils.failures import Elsewhere, RunError, Stopped, UsageError
-from utils.launch import place
+from utils.launch import speaker
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,9 +18,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        said = place().rank == 0  # the others were given the same flags
-        text = f"error: {message} (--help lists the flags)\n" if said else None
-        self.exit(UsageError.exit_status, text)
+        text = f"error: {message} (--help lists the flags)\n"
+        # The other ranks were given the same flags.
+        self.exit(UsageError.exit_status, None if speaker() else text)
 
 
 def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
@@ -37,8 +37,8 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     try:
         command(args)
     except (UsageError, RunError) as error:
-        rank = place().rank
-        print(f"rank {rank}: error: {error}" if rank else f"error: {error}", file=sys.stderr)
+        rank = f"rank {speaker()}: " if speaker() else ""
+        print(f"{rank}error: {error}", file=sys.stderr)
         return error.exit_status
     except Elsewhere as error:
         return error.exit_status

@@ -37,7 +37,7 @@ class SharedGradients:
             loss = self.gradients(images, classes)
         else:  # the batch has fewer images than there are ranks
             loss = self.flat.zero_().sum()
-        sums = torch.cat([self.flat * count, loss.view(1), loss.new_tensor([count])])
+        sums = torch.cat([self.flat * count, loss.view(1), loss.new_full((1,), count)])
         ranks.add_up(sums)
         torch.div(sums[:-2], sums[-1], out=self.flat)
         return sums[-2]

@@ -20,6 +20,12 @@ class Place:
     local_rank: int = 0
 
 
+def speaker() -> int:
+    """The rank of this process, for messages: also before, and where, :func:`place` refuses."""
+    name = "RANK" if "WORLD_SIZE" in os.environ else "SLURM_PROCID"
+    return int(os.environ.get(name) or 0)
+
+
 def place() -> Place:
     """By torchrun's variables, else by those of a Slurm step with several tasks, else alone.
 
@@ -39,7 +45,10 @@ def place() -> Place:
         variables["RANK"] = variables["SLURM_PROCID"]
         variables["LOCAL_RANK"] = variables["SLURM_LOCALID"]
         variables["WORLD_SIZE"] = variables["SLURM_STEP_NUM_TASKS"]
-    if int(variables.get("WORLD_SIZE", 1)) == 1:
+    if variables.get("WORLD_SIZE", "1") in ("", "1"):
         return Place()
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in variables]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is set, {' and '.join(missing)} not; start with torchrun")
     rank = int(variables["RANK"])
     return Place(rank, int(variables["WORLD_SIZE"]), int(variables.get("LOCAL_RANK", rank)))

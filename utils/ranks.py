@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.device import device_name
-from utils.failures import Elsewhere, RunError
+from utils.failures import Elsewhere, RunError, Stopped, UsageError
 from utils.launch import place
 
 #: The node and the device of each rank.
@@ -41,17 +42,26 @@ def joined(device: torch.device) -> Iterator[Members]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    members = [here] * place().count
-    with _heard():
+    started: list[Any] = [None] * place().count
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    with _heard(f"the {place().count} ranks did not meet at {address}"):
         if device.type == "cuda":
             dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=TIMEOUT)
-        dist.all_gather_object(members, here)
-    if rank() > 0:
-        sys.stdout = open(os.devnull, "w")
-    yield members
-    wait()
+        dist.all_gather_object(started, (here, sys.argv[1:]))
+    members, flags = zip(*started, strict=True)
+    for other in flags:
+        if other != flags[0]:
+            raise UsageError(f"ranks were given different flags: {flags[0]} and {other}")
+    with open(os.devnull, "w") if rank() > 0 else contextlib.nullcontext(sys.stdout) as output:
+        with contextlib.redirect_stdout(output):
+            try:
+                yield list(members)
+            except (Elsewhere, Stopped):  # together, and after their last exchange
+                dist.destroy_process_group()
+                raise
+            wait()
     dist.destroy_process_group()
 
 
@@ -149,15 +159,30 @@ def in_turn() -> Iterator[None]:
     wait()
 
 
+def refuse_batch_norm(model: nn.Module) -> None:
+    """Batch norm would take the means of each rank's part of a batch, and not of the batch.
+
+    :raises UsageError: the model has one, and there are several ranks.
+    """
+    if count() > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise UsageError(
+            f"{type(model).__name__} has batch norm, of which each of {count()} ranks would "
+            "see a part of the batch only; train it with one"
+        )
+
+
 @contextlib.contextmanager
-def _heard() -> Iterator[None]:
+def _heard(failure: str = "") -> Iterator[None]:
     """An exchange; where the connection breaks, another rank has ended before its time."""
+    failure = failure or f"another of the {place().count} ranks was lost"
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # gloo's only, and the base of all of torch.distributed's
         # Without the place in gloo's source, and without what it advises.
         reason = re.sub(r"^\[.*?\] *", "", str(error)).split(". ")[0].strip()
         raise RunError(
-            f"another of the {place().count} ranks was lost ({reason}); its own message, if any, "
-            "is above; with --resume a training goes on from its last state"
+            f"{failure} ({reason}); another's own message, if any, is above; --resume goes on "
+            "with a training that had begun"
         ) from error

@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +23,8 @@ from utils.files import ROOT, recorded, sha256_of, writing
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "scikit-learn", "matplotlib")
 #: Folders whose Python files decide what a run computes.
 SOURCES = ("DJSW", "models", "datasetprep", "utils")
+#: As ``git apply`` reads it, whatever the user's configuration.
+DIFF = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
 #: What a job was given. Slurm's other variables repeat these, or hold absolute paths.
 SLURM_VARIABLES = (
     "SLURM_CLUSTER_NAME",
@@ -55,7 +59,7 @@ def facts(device: torch.device, members: Sequence[Mapping[str, str]]) -> dict[st
         "command": _command(),
         "working_directory": recorded(Path.cwd()),
         "started": now(),
-        "git": commit and {"commit": commit, "changed": bool(diff)},
+        "git": commit and {"commit": commit, "changed": bool(diff.strip())},
         "source_sha256": source_sha256(source),
         "source": source,
         "diff": diff,
@@ -69,6 +73,16 @@ def facts(device: torch.device, members: Sequence[Mapping[str, str]]) -> dict[st
         },
         "slurm": {name: os.environ[name] for name in SLURM_VARIABLES if name in os.environ},
     }
+
+
+def ran_on(facts: Mapping[str, Any]) -> str:
+    """What of a process's machine decides the bits of its results."""
+    device = facts["device"]
+    ranks, threads = len(device.get("ranks", [None])), device["threads"]
+    return (
+        f"{ranks} rank{'s' * (ranks > 1)} of {threads} thread{'s' * (threads > 1)}, "
+        f"{device['type']} ({device['name']}), torch {facts['versions']['torch']}"
+    )
 
 
 def spent(seconds: float, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,25 +177,31 @@ def _handed_over(variable: str) -> str | None:
 
 
 def _git() -> tuple[str | None, str]:
-    """The commit and how tracked files differ from it; no commit outside a checkout.
+    """The commit and how files differ from it: tracked ones, and sources that are not added yet.
 
-    ``run.sh`` leaves both in a file, since the container of a job may lack git.
+    ``run.sh`` leaves both in a file, in the same way, since the container of a job may lack git. No
+    commit outside a checkout.
     """
     text = _handed_over("DJSW_GIT")
     if text is not None:
         commit, _, diff = text.partition("\n")
         return commit or None, diff
 
-    def git(*arguments: str) -> str:
+    def git(*arguments: str, index: str | None = None) -> str:
         # A colleague may run what another has cloned.
         command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, check=True).stdout.decode(
-            errors="replace"
-        )
+        environment = {**os.environ, "GIT_INDEX_FILE": index} if index else None
+        ran = subprocess.run(command, capture_output=True, check=True, env=environment)
+        return ran.stdout.decode(errors="replace")
 
     try:
-        if Path(git("rev-parse", "--show-toplevel").strip()) != Path(__file__).resolve().parents[1]:
+        asked = git("rev-parse", "--show-toplevel", "HEAD", "--git-path", "index")
+        root, commit, index = asked.splitlines()
+        if Path(root) != Path(__file__).resolve().parents[1]:
             return None, ""
-        return git("rev-parse", "HEAD").strip(), git("diff", "--no-ext-diff", "--no-color", "HEAD")
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copy(ROOT / index, folder)  # to add new sources in
+            git("add", "--intent-to-add", *SOURCES, index=copy)
+            return commit, git("diff", *DIFF, "HEAD", index=copy)
     except (OSError, subprocess.CalledProcessError):  # no git, no checkout, or no commit yet
         return None, ""

@@ -4,8 +4,8 @@ import csv
 import json
 import re
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from utils.failures import RunError, Stopped, UsageError
 from utils.files import naming, writing
 from utils.lock import locked
 from utils.progress import COLUMNS, Progress, Row
-from utils.record import RECORD_ONLY, flat, now, spent, write_json
+from utils.record import RECORD_ONLY, flat, now, ran_on, spent, write_json
 from utils.signals import EXIT_STATUS
 
 STATE_FORMAT = "djsw-state-4"
 #: A checkpoint is kept of every so many epochs, besides the best and the last.
 CHECKPOINT_EVERY = 10
+#: While epochs are finished the record is written anew after so many seconds.
+RECORD_SECONDS = 10
 #: The endings of the files that a training owns, after ``{exp_name}_``.
 OWNED = r"(resume\.pt|run\.json|history\.csv|curves\.png|checkpoint_(best|epoch_\d+)\.pt)"
 #: What may differ between a training and its resumption: where things are, and that it goes on.
@@ -63,6 +65,8 @@ class TrainingRun(Progress):
     facts: Mapping[str, Any] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     best_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    _begun: bool = False
+    _recorded: float = 0.0
 
     def file(self, ending: str) -> Path:
         """The absolute path of the file with this ending."""
@@ -108,13 +112,25 @@ class TrainingRun(Progress):
             f"{self.exp_name!r} was trained before: {path} exists; give another --exp_name{remedy}"
         )
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from training under the same name for the time of a block."""
-        return locked(
-            self.file("resume.lock"),
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training under the same name for the time of a block.
+
+        Of an error that ends the block (a rank is lost, the disk is full) the record keeps a note.
+        """
+        refusal = (
             f"{self.exp_name!r} is being trained by another process now; wait for it, or give "
-            "another --exp_name",
+            "another --exp_name"
         )
+        with locked(self.file("resume.lock"), refusal):
+            try:
+                yield
+            except Exception as error:
+                if self._begun and "ended_by" not in self.sessions[-1]:
+                    self._end_session(str(error))
+                    with suppress(OSError):
+                        self._save_record("failed", reason=str(error))
+                raise
 
     def begin(
         self,
@@ -154,19 +170,17 @@ class TrainingRun(Progress):
             print(f"note        {change}")
         begin = {"first_epoch": len(self.history) + 1, "first_step": len(self.losses) + 1}
         self.sessions.append({**self.facts, **begin, "change": change})
+        self._begun = True
         self._restore_files()
 
     def _change(self) -> str | None:
-        """What the session before ran on, if that was another kind of device or number of ranks."""
+        """What this session and the one before run on, if that decides the bits otherwise."""
         if not self.sessions:
             return None
-        before, here = (
-            f"{len(facts['device']['ranks'])} ranks on {facts['device']['type']}"
-            for facts in (self.sessions[-1], self.facts)
-        )
+        before, here = ran_on(self.sessions[-1]), ran_on(self.facts)
         if before == here:
             return None
-        return f"{here} after {before}: no longer the same bits as in one go"
+        return f"on {here}, after {before}: no longer the same bits as in one go"
 
     def _is_finished(self) -> bool:
         if not self.record_file.exists():
@@ -213,6 +227,8 @@ class TrainingRun(Progress):
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
         self._save_state(model, optimizer)
         self.events.add(row)
+        if time.perf_counter() - self._recorded > RECORD_SECONDS:
+            self._save_record("running")
 
     def save_step(
         self,
@@ -251,6 +267,7 @@ class TrainingRun(Progress):
             self._end_session(reason)
             self._save_record("failed", reason=reason)
             return RunError(f"{reason}; the checkpoints of earlier epochs are kept")
+        self._begun = False
         for path in sorted(self._existing(), key=lambda path: path == self.state_file):
             path.unlink()  # the state last: with it a name can still be resumed
         self.events.remove()
@@ -301,6 +318,9 @@ class TrainingRun(Progress):
 
     def _save_record(self, status: str, **more: Any) -> None:
         self._measure_session()
+        self._recorded = time.perf_counter()
+        if self.history and "results" not in more:
+            more["results"] = {"best": self.best, "last": self.history[-1]}
         write_json(
             self.record_file,
             {**self.about, "status": status, **more, "sessions": self.sessions},
@@ -339,3 +359,7 @@ class TrainingRun(Progress):
         optimizer.load_state_dict(state["optimizer"])
         for name in ("best_weights", "history", "losses", "seconds", "sessions"):
             setattr(self, name, state[name])
+        if self.record_file.exists():  # a process that failed could still write how it ended
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+            for session, recorded in zip(self.sessions, record["sessions"], strict=False):
+                session |= {k: recorded[k] for k in ("ended_by", "ended") if k in recorded}
