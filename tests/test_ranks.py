@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -192,12 +193,13 @@ def test_shared_gradients_are_those_of_the_batch(monkeypatch, username):
     for count in (64, 5):
         images = torch.rand(count, 1, *entry.image_size)
         classes = torch.randint(len(entry.digits), (count,))
-        parts, total = [], torch.zeros(adam.values.numel() + 2)
-        for add_up in (parts.append, lambda message: message.copy_(total)):
-            monkeypatch.setattr(ranks, "add_up", add_up)
-            for part, labels in zip(images.tensor_split(8), classes.tensor_split(8), strict=True):
-                loss = shared(part, labels)
-            total = sum(parts)
+        messages = []
+        monkeypatch.setattr(ranks, "add_up", messages.append)
+        for part, labels in zip(images.tensor_split(8), classes.tensor_split(8), strict=True):
+            shared(part, labels)
+        total = sum(messages)
+        monkeypatch.setattr(ranks, "add_up", partial(torch.Tensor.copy_, other=total))
+        loss = shared(part, labels)
         expected = F.cross_entropy(double(images.double()), classes)
         double.zero_grad()
         expected.backward()
