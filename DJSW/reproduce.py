@@ -54,7 +54,7 @@ def command(args: argparse.Namespace) -> None:
         # Before torch is loaded: the number of threads decides the bits of a result.
         os.environ["OMP_NUM_THREADS"] = str(int(record["sessions"][-1]["device"]["threads"]))
         require_known(path, record)
-        command = words(record, folder)
+        flags = words(record, folder)
         before = numbers(record, path)
         if speaker() == 0:
             tell_differences(record)
@@ -68,7 +68,7 @@ def command(args: argparse.Namespace) -> None:
         raise UsageError(f"{folder} holds an earlier reproduction; remove it")
     folder.mkdir(parents=True, exist_ok=True)
     check_inputs(record)
-    djsw.command(djsw.parser().parse_args(command))
+    djsw.command(djsw.parser().parse_args(flags))
     if speaker() == 0:
         compare(before, numbers(json.loads(new.read_bytes()), new))
 
@@ -78,9 +78,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
 
     :raises RunError: something is not.
     """
-    if not any(name.startswith("epoch ") for name in before):
+    history = {name for name in after if name.startswith("epoch ")}
+    if history and not any(name.startswith("epoch ") for name in before):
         print("note        no history is beside the record; only the results are compared")
-        after = {name: value for name, value in after.items() if not name.startswith("epoch ")}
+        after = {name: value for name, value in after.items() if name not in history}
     different = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if not different:
         print(f"identical   all {len(before)} numbers and hashes")

@@ -48,6 +48,7 @@ def test_reproduction_is_identical(ran, capsys, name, count):
     assert f"code        as recorded: the same {len(source_hashes())} source files" in out
     assert "data        as recorded" in out
     assert out.endswith(f"identical   all {count} numbers and hashes\n")
+    assert "note  " not in out
     assert {path: path.read_bytes() for path in ran.rglob("*") if path.is_file()} == before
     assert reproduce.main([str(ran / name)]) == 2
     assert "holds an earlier reproduction; remove it" in capsys.readouterr().err
