@@ -39,7 +39,6 @@ trap '[[ $step ]] && kill -TERM "$step" 2>/dev/null' TERM
 image=lumi-multitorch-u24r70f21m50t210-20260415_130625
 container=${DJSW_CONTAINER:-/appl/local/laifs/containers/$image/lumi-multitorch-full-${image#lumi-multitorch-}.sif}
 max_restarts=${DJSW_MAX_RESTARTS:-20}
-restart=${SLURM_RESTART_COUNT:-0}
 
 fail() {
     echo "error: $*" >&2
@@ -53,16 +52,25 @@ for argument; do
 done
 typed=
 [[ ${#flags[@]} -gt 0 ]] && typed=$(printf ' %q' "${flags[@]}")
-if [[ -z $check && (-z ${SLURM_JOB_ID:-} || -n ${SLURM_STEP_ID:-}) ]]; then
+batch= # Slurm runs a copy of this script under its own name
+[[ ${0##*/} == slurm_script ]] && batch=yes
+if [[ -z $check && -z $batch && (-z ${SLURM_JOB_ID:-} || -n ${SLURM_STEP_ID:-}) ]]; then
     fail "run.sh is for the queue; type  sbatch run.sh$typed  (without Slurm:  uv run DJSW/main.py$typed)"
 fi
 
-# $0 is a copy in Slurm's spool, so the repository is where sbatch was typed.
-cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
+# The copy lies in Slurm's spool, so the repository is where sbatch was typed.
+[[ $batch ]] && { cd "$SLURM_SUBMIT_DIR" || exit 2; }
 [[ -f DJSW/main.py && -f run.sh ]] || fail "$PWD is not the repository; cd to it, then sbatch run.sh$typed"
 [[ -d reports ]] || fail "$PWD has no folder reports for the log; mkdir reports"
 
 if [[ -z $check ]]; then
+    # sbatch typed within another job hands that one's variables on: Slurm itself knows better.
+    known=$(scontrol show job -o "$SLURM_JOB_ID")
+    [[ $known == *" ArrayJobId=${SLURM_ARRAY_JOB_ID:-} "* ]] || unset SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID
+    [[ ${SLURM_MEM_PER_GPU:-} ]] && unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE
+    restart=0
+    [[ $known =~ Restarts=([0-9]+) ]] && restart=${BASH_REMATCH[1]}
+    export SLURM_RESTART_COUNT=$restart
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     log=reports/${SLURM_JOB_NAME}_${job:-$SLURM_JOB_ID}.log
     slurm_log=${SLURM_JOB_NAME}_$SLURM_JOB_ID.log
@@ -70,6 +78,8 @@ if [[ -z $check ]]; then
         [[ -f $log && ! -L $log ]] && cat "$log" # of before the restart
         # Slurm's own messages follow the file. Where reports/ is on another disk, it only links.
         if ln -fT "$slurm_log" "$log" 2>/dev/null; then rm "$slurm_log"; else ln -sfT "$PWD/$slurm_log" "$log"; fi
+    else
+        [[ $known =~ StdOut=([^ ]+) ]] && log=${BASH_REMATCH[1]}
     fi
 fi
 
@@ -118,9 +128,7 @@ trains=
 if [[ $check ]]; then
     echo "account     ${account:-none}"
     echo "container   $container"
-    if [[ $script == DJSW/main.py ]]; then
-        "${python[@]}" "$script" "${flags[@]}" --check || exit
-    fi
+    "${python[@]}" "$script" "${flags[@]}" --check || exit
     # Would the queue take it? Nothing is queued.
     if command -v sbatch >/dev/null; then sbatch --test-only "$0" || exit 2; fi
     echo "to submit   sbatch run.sh$typed"
@@ -130,8 +138,8 @@ fi
 if [[ $script == DJSW/main.py && ${SLURM_ARRAY_TASK_ID:-} ]]; then
     flags+=(--array_task "$SLURM_ARRAY_TASK_ID")
 fi
-# A restart goes on; at a first start a name that is taken is an error.
-[[ $trains && $restart -gt 0 ]] && flags+=(--resume)
+# A restart goes on with what this job had begun; else a name that is taken is an error.
+[[ $trains && $restart -gt 0 ]] && grep -qs '^device      ' "$log" && flags+=(--resume)
 
 # For the record, from here: the container may lack git, and Slurm forgets the script.
 private=$(mktemp -d "/tmp/djsw_${SLURM_JOB_ID}_XXXXXX")
@@ -161,6 +169,8 @@ export MASTER_ADDR
 # Several nodes hang now and then with libfabric's default way to watch memory.
 [[ $SLURM_JOB_NUM_NODES -gt 1 ]] && export FI_MR_CACHE_MONITOR=userfaultfd
 ranks=${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}
+gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
+[[ $gpus -gt $ranks ]] && fail "$gpus GPUs and $ranks ranks: each rank uses one, and LUMI bills all; give as many --ntasks-per-node as --gpus-per-node"
 bind=()
 if [[ $cluster == lumi && ${SLURM_GPUS_ON_NODE:-} == 8 && $ranks == $((8 * SLURM_JOB_NUM_NODES)) ]]; then
     # The cores next to each GCD, in the order of the GCDs; they are all ours on a full node only.

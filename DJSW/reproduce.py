@@ -34,6 +34,9 @@ def parser() -> Parser:
     """The flags."""
     flags = Parser("Run what a record tells of again, and compare.")
     flags.add_argument("record", help="a training's …_run.json or an evaluation's …_metrics.json")
+    flags.add_argument(
+        "--check", action="store_true", help="look whether it could run again, and stop there"
+    )
     return flags
 
 
@@ -66,8 +69,11 @@ def command(args: argparse.Namespace) -> None:
     new = folder / f"{record['exp_name']}_{'run' if trained else 'metrics'}.json"
     if new.exists() and json.loads(new.read_bytes()).get("status", "finished") == "finished":
         raise UsageError(f"{folder} holds an earlier reproduction; remove it")
-    folder.mkdir(parents=True, exist_ok=True)
     check_inputs(record)
+    if args.check:
+        print("checked     this record can be run again")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     djsw.command(djsw.parser().parse_args(flags))
     if speaker() == 0:
         compare(before, numbers(json.loads(new.read_bytes()), new))

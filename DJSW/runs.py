@@ -19,7 +19,7 @@ COLUMNS = (
     "when (UTC)",
     "who",
     "what",
-    "run",
+    "status",
     "dataset",
     "epochs",
     "accuracy",
@@ -49,6 +49,8 @@ def command(args: argparse.Namespace) -> None:
         for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
             try:
                 cells = row(json.loads(path.read_text(encoding="utf-8")))
+                if "reproduced" in path.parts:
+                    cells = (*cells[:3], "reproduced", *cells[4:])
             except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 print(f"no record: {path}", file=sys.stderr)
             else:
@@ -71,6 +73,7 @@ def row(record: Mapping[str, Any]) -> tuple[str, ...]:
     trained = "settings" in record
     sessions = record["sessions"] if trained else [record["session"]]
     session, git = sessions[-1], sessions[-1]["git"]
+    changed = any((each["git"] or {}).get("changed") for each in sessions)
     epochs = accuracy = "-"
     if not trained:
         status = "evaluated"
@@ -97,7 +100,9 @@ def row(record: Mapping[str, Any]) -> tuple[str, ...]:
         accuracy,
         f"{ranks} x {name}" if ranks > 1 else name,
         f"{job}_{task}" if job else session["slurm"].get("SLURM_JOB_ID", "-"),
-        git["commit"][:7] + ("*" if git["changed"] else "") if git else "-",
+        f"{git['commit'][:7]}{'*' * changed}" if git else "-",
+        if git
+        else "-",
     )
 
 

@@ -206,6 +206,33 @@ def test_resuming_something_else_is_refused(tmp_path, change, monkeypatch):
         train(tmp_path, settings, resume=True)
 
 
+def test_code_that_changed_between_sessions_is_noted(tmp_path, capsys, monkeypatch):
+    train(tmp_path, Settings(1, 5, 0.05, seed=3))
+    other = {**FACTS, "source": {**FACTS["source"], "models/smlp.py": "0"}}
+    monkeypatch.setitem(globals(), "FACTS", other)
+    _, run = train(tmp_path, Settings(2, 5, 0.05, seed=3), resume=True)
+    note = "with changed code in models/smlp.py: perhaps no longer the bits of a run in one go"
+    assert f"note        {note}\n" in capsys.readouterr().out
+    changes = [session["change"] for session in json.loads(run.record_file.read_text())["sessions"]]
+    assert changes == [None, note]
+
+
+def test_error_that_ends_a_training_is_in_its_record(tmp_path):
+    run = TrainingRun(folder=tmp_path, exp_name="run", about=ABOUT, facts=FACTS)
+    settings = Settings(num_epochs=3, batch_size=5, lr=0.01, seed=0)
+    with pytest.raises(IsADirectoryError), run.locked():
+        run.save_epoch = lambda *_: (tmp_path / "nowhere").mkdir() or (tmp_path / "nowhere").open()
+        train_pipeline(small_model(), small_problem(), small_problem(10), settings, run, CPU)
+    record = json.loads(run.record_file.read_text())
+    assert record["status"] == "failed"
+    assert "Is a directory" in record["sessions"][0]["ended_by"]
+    assert f"'{tmp_path}" not in run.record_file.read_text(), "no absolute path"
+    train(tmp_path, settings, resume=True)
+    sessions = json.loads(run.record_file.read_text())["sessions"]
+    assert [session["ended_by"] == "finished" for session in sessions] == [False, True]
+    assert "Is a directory" in sessions[0]["ended_by"]
+
+
 def test_resuming_for_fewer_epochs_is_refused(tmp_path):
     train(tmp_path, Settings(3, 5, 0.05, seed=3))
     with pytest.raises(

@@ -24,7 +24,7 @@ from utils.checkpoint import (
 )
 from utils.events import EventFolder
 from utils.failures import RunError, Stopped, UsageError
-from utils.files import naming, writing
+from utils.files import naming, recorded, writing
 from utils.lock import locked
 from utils.progress import COLUMNS, Progress, Row
 from utils.record import RECORD_ONLY, flat, now, ran_on, spent, write_json
@@ -127,9 +127,10 @@ class TrainingRun(Progress):
                 yield
             except Exception as error:
                 if self._begun and "ended_by" not in self.sessions[-1]:
-                    self._end_session(str(error))
+                    reason = str(error).replace(str(self.folder), recorded(self.folder))
+                    self._end_session(reason)
                     with suppress(OSError):
-                        self._save_record("failed", reason=str(error))
+                        self._save_record("failed", reason=reason)
                 raise
 
     def begin(
@@ -174,13 +175,19 @@ class TrainingRun(Progress):
         self._restore_files()
 
     def _change(self) -> str | None:
-        """What this session and the one before run on, if that decides the bits otherwise."""
+        """What differs between this session and the one before, if that may decide the bits."""
         if not self.sessions:
             return None
-        before, here = ran_on(self.sessions[-1]), ran_on(self.facts)
-        if before == here:
+        before, changes = self.sessions[-1], []
+        if ran_on(before) != ran_on(self.facts):
+            changes.append(f"on {ran_on(self.facts)}, after {ran_on(before)}")
+        then, now = before["source"], self.facts["source"]
+        if then != now:
+            names = sorted(name for name in then | now if then.get(name) != now.get(name))
+            changes.append(f"with changed code in {', '.join(names)}")
+        if not changes:
             return None
-        return f"on {here}, after {before}: no longer the same bits as in one go"
+        return f"{' and '.join(changes)}: perhaps no longer the bits of a run in one go"
 
     def _is_finished(self) -> bool:
         if not self.record_file.exists():
@@ -361,5 +368,5 @@ class TrainingRun(Progress):
             setattr(self, name, state[name])
         if self.record_file.exists():  # a process that failed could still write how it ended
             record = json.loads(self.record_file.read_text(encoding="utf-8"))
-            for session, recorded in zip(self.sessions, record["sessions"], strict=False):
-                session |= {k: recorded[k] for k in ("ended_by", "ended") if k in recorded}
+            for session, written in zip(self.sessions, record["sessions"], strict=False):
+                session |= {k: written[k] for k in ("ended_by", "ended") if k in written}

@@ -215,6 +215,10 @@ def test_two_ranks(cluster, trained):
     counted = json.loads((cluster.project / "reports" / "two_metrics.json").read_text())
     assert counted["images"] == 43
     assert sum(row["support"] for row in counted["per_class"]) == 43
+    alone = cluster(sys.executable, "DJSW/main.py", *evaluate, "--exp_name=one")
+    assert alone.returncode == 0, alone.stderr
+    expected = json.loads((cluster.project / "reports" / "one_metrics.json").read_text())
+    assert counted["metrics"] == expected["metrics"]
 
 
 def test_two_ranks_stop_together_and_one_goes_on(cluster):
@@ -283,6 +287,46 @@ def test_where_slurm_does_not_requeue(cluster):
     assert cluster.wait(job) == "FAILED"
     assert "error: Slurm did not put it back into the queue; --resume goes on" in cluster.log(job)
     assert "back to the queue for" not in cluster.log(job)
+
+
+def test_submitted_from_within_another_job(cluster):
+    """From a step, and from a task of an array, whose variables come along."""
+    inner = f"sbatch --parsable run.sh {' '.join(WALY)} --train --num_epochs=1 --exp_name="
+    outer = cluster("srun", "--mem=1M", "bash", "-c", f"{inner}from_step")
+    assert cluster.wait(outer.stdout.strip()) == "COMPLETED", cluster.log(outer.stdout.strip())
+    task = cluster.submit("--array=5", "--mem-per-cpu=1G", "--wrap", f"{inner}from_task")
+    assert cluster.wait(f"{task}_5") == "COMPLETED"
+    (written,) = cluster.project.glob(f"slurm-{task}_5.out")
+    job = written.read_text().strip()
+    written.unlink()
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    assert record_of(cluster, "WMLP/from_task")["settings"]["seed"] == 42
+    assert f"job         {job} (" in cluster.log(job)
+
+
+def test_restart_does_not_take_over_another_training(cluster, trained):
+    """The job is put back before it has begun; the name was taken before it came."""
+    slow = f'() {{ echo "$*" >>"{cluster.folder}/other.log"; [[ $1 != load ]] || sleep 3; }}'
+    flags = (*WALY, "--train", "--exp_name=first")
+    job = cluster.submit("run.sh", *flags, **{"BASH_FUNC_module%%": slow})
+    wait_for((cluster.folder / "other.log").exists, 30)
+    cluster("scontrol", "requeue", job)
+    assert cluster.wait(job) == "FAILED"
+    assert "restart 1 of 20" in cluster.log(job)
+    assert "'first' was trained before" in cluster.log(job)
+
+
+def test_gpus_that_no_rank_would_use_are_refused(cluster):
+    job = cluster.submit("--gpus-per-node=2", "run.sh", *WALY, "--train", "--exp_name=idle")
+    assert cluster.wait(job) == "FAILED"
+    assert "error: 2 GPUs and 1 ranks: each rank uses one" in cluster.log(job)
+
+
+def test_cluster_without_gpus(cluster):
+    """Where the partition has another name too, the options say so."""
+    options = ("--gpus-per-node=0", "--mem-per-gpu=0", "--partition=dev-g")
+    job = cluster.submit(*options, "run.sh", *WALY, "--train", "--exp_name=cpu", "--num_epochs=1")
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
 
 
 def test_reports_on_another_disk(cluster):
@@ -434,6 +478,8 @@ def test_check_of_another_command_and_of_the_queue(cluster, trained):
     )
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.endswith("sbatch run.sh DJSW/reproduce.py weights/WMLP/first_run.json\n")
+    checked = cluster("bash", "run.sh", "--check", "DJSW/reproduce.py", "nowhere.json")
+    assert checked.returncode == 2 and "nowhere.json" in checked.stderr
     checked = cluster("bash", "run.sh", "--check", "DJSW/nothing.py")
     assert checked.returncode == 2 and "DJSW/nothing.py does not exist" in checked.stderr
     flags = ("--username=dennis", "--exp_name=fine", "--output_dir=weights/DMLP", "--train")
