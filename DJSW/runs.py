@@ -101,8 +101,6 @@ def row(record: Mapping[str, Any]) -> tuple[str, ...]:
         f"{ranks} x {name}" if ranks > 1 else name,
         f"{job}_{task}" if job else session["slurm"].get("SLURM_JOB_ID", "-"),
         f"{git['commit'][:7]}{'*' * changed}" if git else "-",
-        if git
-        else "-",
     )
 
 

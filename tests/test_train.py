@@ -218,8 +218,9 @@ def test_code_that_changed_between_sessions_is_noted(tmp_path, capsys, monkeypat
 
 
 def test_error_that_ends_a_training_is_in_its_record(tmp_path):
-    run = TrainingRun(folder=tmp_path, exp_name="run", about=ABOUT, facts=FACTS)
     settings = Settings(num_epochs=3, batch_size=5, lr=0.01, seed=0)
+    about = {**ABOUT, "settings": vars(settings)}
+    run = TrainingRun(folder=tmp_path, exp_name="run", about=about, facts=FACTS)
     with pytest.raises(IsADirectoryError), run.locked():
         run.save_epoch = lambda *_: (tmp_path / "nowhere").mkdir() or (tmp_path / "nowhere").open()
         train_pipeline(small_model(), small_problem(), small_problem(10), settings, run, CPU)
