@@ -366,7 +366,8 @@ class TrainingRun(Progress):
         optimizer.load_state_dict(state["optimizer"])
         for name in ("best_weights", "history", "losses", "seconds", "sessions"):
             setattr(self, name, state[name])
-        if self.record_file.exists():  # a process that failed could still write how it ended
-            record = json.loads(self.record_file.read_text(encoding="utf-8"))
-            for session, written in zip(self.sessions, record["sessions"], strict=False):
-                session |= {k: written[k] for k in ("ended_by", "ended") if k in written}
+        if self.record_file.exists():
+            # It has every session from its begin, and how it ended where the state was not saved.
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))["sessions"]
+            known = [each | mine for each, mine in zip(record, self.sessions, strict=False)]
+            self.sessions = known + record[len(known) :]
