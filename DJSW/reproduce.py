@@ -129,7 +129,9 @@ def tell_differences(record: Mapping[str, Any]) -> None:
     ranks = len(session["device"].get("ranks", [None]))
     if ranks != place().count:
         print(f"note        ranks: {ranks} then, {place().count} now; the bits will differ")
-    then, now = session.get("source"), source_hashes()
+    # A session that ran the same code as the one before does not say it again.
+    then = next((s["source"] for s in reversed(record["sessions"]) if "source" in s), None)
+    now = source_hashes()
     if then is None:
         print("code        unknown: this record is from before records had hashes of the code")
     elif then == now:

@@ -44,7 +44,7 @@ SLURM_VARIABLES = (
     "SLURM_ARRAY_TASK_ID",
     "SLURM_RESTART_COUNT",
 )
-#: The facts that a record keeps and a checkpoint does not: they may be long.
+#: The facts that only a record keeps: they may be long.
 RECORD_ONLY = ("source", "diff", "batch_script")
 
 

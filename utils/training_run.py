@@ -166,24 +166,32 @@ class TrainingRun(Progress):
             return
         for session in self.sessions[-1:]:
             session.setdefault("ended_by", "unknown: killed, or its machine was lost")
-        change = self._change()
+        known: dict[str, Any] = {}
+        for session in self.sessions:
+            known |= {name: session[name] for name in RECORD_ONLY if name in session}
+        change = self._change(known.get("source", {}))
         if change:
             print(f"note        {change}")
         begin = {"first_epoch": len(self.history) + 1, "first_step": len(self.losses) + 1}
-        self.sessions.append({**self.facts, **begin, "change": change})
+        new = {  # the long ones once, until they change
+            name: value
+            for name, value in self.facts.items()
+            if name not in known or known[name] != value
+        }
+        self.sessions.append({**new, **begin, "change": change})
         self._begun = True
         self._restore_files()
 
-    def _change(self) -> str | None:
+    def _change(self, then: Mapping[str, str]) -> str | None:
         """What differs between this session and the one before, if that may decide the bits."""
         if not self.sessions:
             return None
         before, changes = self.sessions[-1], []
         if ran_on(before) != ran_on(self.facts):
             changes.append(f"on {ran_on(self.facts)}, after {ran_on(before)}")
-        then, now = before["source"], self.facts["source"]
+        now = self.facts["source"]
         if then != now:
-            names = sorted(name for name in then | now if then.get(name) != now.get(name))
+            names = sorted(name for name in {**then, **now} if then.get(name) != now.get(name))
             changes.append(f"with changed code in {', '.join(names)}")
         if not changes:
             return None
@@ -306,7 +314,7 @@ class TrainingRun(Progress):
         return self.file(f"checkpoint_epoch_{epoch}.pt")
 
     def _save_checkpoint(self, path: Path, weights: Mapping[str, Tensor], row: Row) -> None:
-        session = {k: value for k, value in self.sessions[-1].items() if k not in RECORD_ONLY}
+        session = _short(self.sessions[-1])
         save_checkpoint(
             path, weights, {**self.about, "epoch": row["epoch"], "metrics": row, **session}
         )
@@ -344,7 +352,7 @@ class TrainingRun(Progress):
             "history": self.history,
             "losses": self.losses.clone(),
             "seconds": self.seconds,
-            "sessions": self.sessions,
+            "sessions": [_short(session) for session in self.sessions],
         }
         write_plain(self.state_file, state, exclusive=exclusive)
 
@@ -371,3 +379,8 @@ class TrainingRun(Progress):
             record = json.loads(self.record_file.read_text(encoding="utf-8"))["sessions"]
             known = [each | mine for each, mine in zip(record, self.sessions, strict=False)]
             self.sessions = known + record[len(known) :]
+
+
+def _short(session: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint and the state keep of a session: the record has all of it."""
+    return {name: value for name, value in session.items() if name not in RECORD_ONLY}
