@@ -65,7 +65,7 @@ fi
 
 if [[ -z $check ]]; then
     # sbatch typed within another job hands that one's variables on: Slurm itself knows better.
-    known=$(scontrol show job -o "$SLURM_JOB_ID")
+    known=$(scontrol show job "$SLURM_JOB_ID")
     [[ $known == *" ArrayJobId=${SLURM_ARRAY_JOB_ID:-} "* ]] || unset SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID
     [[ ${SLURM_MEM_PER_GPU:-} ]] && unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE
     restart=0
@@ -79,7 +79,7 @@ if [[ -z $check ]]; then
         # Slurm's own messages follow the file. Where reports/ is on another disk, it only links.
         if ln -fT "$slurm_log" "$log" 2>/dev/null; then rm "$slurm_log"; else ln -sfT "$PWD/$slurm_log" "$log"; fi
     else
-        [[ $known =~ StdOut=([^ ]+) ]] && log=${BASH_REMATCH[1]}
+        [[ $known =~ StdOut=([^$'\n']+) ]] && log=${BASH_REMATCH[1]}
     fi
 fi
 
@@ -135,6 +135,10 @@ if [[ $check ]]; then
     exit
 fi
 
+ranks=${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}
+gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
+[[ $gpus -gt $ranks ]] && fail "$gpus GPUs and $ranks ranks: each rank uses one, and LUMI bills all; give as many --ntasks-per-node as --gpus-per-node"
+
 if [[ $script == DJSW/main.py && ${SLURM_ARRAY_TASK_ID:-} ]]; then
     flags+=(--array_task "$SLURM_ARRAY_TASK_ID")
 fi
@@ -168,9 +172,6 @@ export MASTER_ADDR
 [[ -e /sys/class/net/hsn0 ]] && export NCCL_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
 # Several nodes hang now and then with libfabric's default way to watch memory.
 [[ $SLURM_JOB_NUM_NODES -gt 1 ]] && export FI_MR_CACHE_MONITOR=userfaultfd
-ranks=${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}
-gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
-[[ $gpus -gt $ranks ]] && fail "$gpus GPUs and $ranks ranks: each rank uses one, and LUMI bills all; give as many --ntasks-per-node as --gpus-per-node"
 bind=()
 if [[ $cluster == lumi && ${SLURM_GPUS_ON_NODE:-} == 8 && $ranks == $((8 * SLURM_JOB_NUM_NODES)) ]]; then
     # The cores next to each GCD, in the order of the GCDs; they are all ours on a full node only.

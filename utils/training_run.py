@@ -190,7 +190,7 @@ class TrainingRun(Progress):
         if ran_on(before) != ran_on(self.facts):
             changes.append(f"on {ran_on(self.facts)}, after {ran_on(before)}")
         now = self.facts["source"]
-        if then != now:
+        if then and then != now:
             names = sorted(name for name in {**then, **now} if then.get(name) != now.get(name))
             changes.append(f"with changed code in {', '.join(names)}")
         if not changes:
