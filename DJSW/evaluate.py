@@ -1,6 +1,7 @@
 """Evaluation of a checkpoint on a test set."""
 
 import argparse
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
-from utils import metrics, ranks
+from utils import intervals, metrics, ranks
 from utils.batches import load_rows, predict
 from utils.checkpoint import Checkpoint, describe, load_checkpoint
+from utils.evaluations import FORMAT, predictions_csv
 from utils.failures import UsageError
-from utils.files import find_file, find_folder, recorded
+from utils.files import find_file, find_folder, recorded, writing
 from utils.mnist_dataset import MnistH5Dataset
 from utils.record import facts, spent, write_json
+from utils.tables import title
 
 
 @dataclass
@@ -29,8 +31,12 @@ class Evaluation:
     model: nn.Module
     data: MnistH5Dataset
     dataset: str
-    output: Path
+    folder: Path
     about: dict[str, Any]
+
+    def file(self, suffix: str) -> Path:
+        """``{exp_name}_{suffix}`` in the output folder."""
+        return self.folder / f"{self.about['exp_name']}_{suffix}"
 
 
 def prepare(args: argparse.Namespace) -> Evaluation:
@@ -57,10 +63,17 @@ def prepare(args: argparse.Namespace) -> Evaluation:
     print(f"data        {data.h5_path}")
     print(f"images      {len(data)}", flush=True)
     about = {
+        "format": FORMAT,
         "exp_name": args.exp_name,
         "username": args.username,
-        "model": {"name": type(model).__name__, "arguments": arguments},
+        "model": {
+            "name": type(model).__name__,
+            "arguments": arguments,
+            "layers": describe(model),
+            "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        },
         "checkpoint": {**checkpoint.source(), "epoch": checkpoint.about.get("epoch")},
+        "training": _training(checkpoint),
         "dataset": {
             "name": dataset,
             "split": "test",
@@ -69,7 +82,7 @@ def prepare(args: argparse.Namespace) -> Evaluation:
         },
         "classes": list(DATASETS[dataset].digits),
     }
-    return Evaluation(model, data, dataset, output, about)
+    return Evaluation(model, data, dataset, folder, about)
 
 
 def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) -> None:
@@ -81,44 +94,162 @@ def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) 
     logits, classes = predict(this.model.to(device), load_rows(this.data, device), device)
     if ranks.rank() > 0:
         return
-    results = measure(logits.cpu(), classes.cpu(), DATASETS[this.dataset].digits)
+    log_probabilities = logits.cpu().double().log_softmax(1).numpy()
+    digits = DATASETS[this.dataset].digits
+    results = measure(log_probabilities, classes.cpu().numpy(), digits)
+    predictions = predictions_csv(log_probabilities, this.data.labels, digits)
     session = facts(device, members)
     session |= spent(time.perf_counter() - started, session)
+    record = {
+        **this.about,
+        **results,
+        "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
+        "session": session,
+    }
+    # First, since of several evaluations of one name only one can win it.
     try:
-        write_json(this.output, {**this.about, **results, "session": session}, exclusive=True)
+        write_json(this.file("metrics.json"), record, exclusive=True)
     except FileExistsError:
-        raise _taken(args.exp_name, this.output) from None
-    print(summary(results))
-    print(f"metrics     {this.output}")
+        raise _taken(args.exp_name, this.file("metrics.json")) from None
+    with writing(this.file("predictions.csv")) as temporary:
+        temporary.write_bytes(predictions)
+    _save_report(this, record, log_probabilities)
+    print(summary(record))
+    for warning in record["warnings"]:
+        print(f"warning     {warning}")
+    for suffix in ("metrics.json", "predictions.csv", "report.md"):
+        print(f"{suffix.partition('.')[0]:<11} {this.file(suffix)}")
 
 
-def measure(logits: Tensor, classes: Tensor, digits: Sequence[int]) -> dict[str, Any]:
-    """Every number of an evaluation, from logits (N, C) and classes (N,); class k is digits[k]."""
-    y_true = np.array(digits)[classes.numpy()]
-    y_pred = np.array(digits)[logits.argmax(1).numpy()]
+def measure(
+    log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence[int]
+) -> dict[str, Any]:
+    """Every number of an evaluation, with its interval; plain values.
+
+    :param log_probabilities: natural logarithms (N, C); column k is ``digits[k]``.
+    :param classes: the true columns (N,).
+    """
+    of_column = np.array(digits)
+    predicted = log_probabilities.argmax(1)
+    y_true, y_pred = of_column[classes], of_column[predicted]
+    confusion = np.zeros((len(digits), len(digits)), dtype=np.int64)
+    np.add.at(confusion, (classes, predicted), 1)
+    right = int(confusion.trace())
+    losses = metrics.image_losses(log_probabilities, classes)
+    bins, gaps = metrics.confidence_gaps(log_probabilities, classes)
+
+    drawn = intervals.by_confusion(intervals.resampled(confusion), digits)
+    ends = {
+        name: intervals.of_resamples(np.moveaxis(values, 0, -1)).tolist()
+        for name, values in drawn.items()
+    }
+    # The weighted recall is the accuracy by another name.
+    ends["accuracy"] = ends["weighted_recall"] = list(intervals.wilson(right, len(classes)))
+    ends |= {name: list(intervals.of_mean(values)) for name, values in losses.items()}
+    ends["expected_calibration_error"] = list(intervals.of_calibration_error(bins, gaps, classes))
+    per_class = metrics.per_class(y_true, y_pred, digits)
+    of_class = {name: ends.pop(f"class_{name}") for name in ("precision", "recall", "f1")}
+    for column, row in enumerate(per_class):
+        row["intervals"] = {name: found[column] for name, found in of_class.items()}
+        recalled = int(confusion[column, column])
+        row["intervals"]["recall"] = list(intervals.wilson(recalled, row["support"]))
+    calibration = metrics.calibration(log_probabilities, classes)
+    for row in calibration:
+        row["low"], row["high"] = intervals.wilson(row["right"], row["images"])
     return {
-        "images": len(y_true),
-        "correct": int((y_true == y_pred).sum()),
-        "loss": F.cross_entropy(logits, classes).item(),
+        "images": len(classes),
+        "correct": right,
         "metrics": metrics.classification(y_true, y_pred, digits),
+        "probabilities": {
+            **{name: float(values.mean()) for name, values in losses.items()},
+            "expected_calibration_error": metrics.expected_calibration_error(bins, gaps),
+        },
         "label_distance": metrics.label_distance(y_true, y_pred),
-        "per_class": metrics.per_class(y_true, y_pred, digits),
+        "intervals": ends,
+        "per_class": per_class,
+        "confusion": confusion.tolist(),
+        "calibration": calibration,
+        "warnings": _warnings(confusion, digits),
     }
 
 
-def summary(results: dict[str, Any]) -> str:
-    """The results as text: nine metrics, then a line per class."""
-    rows = ["", f"{results['correct']} of {results['images']} images right", ""]
-    rows += [f"{name:<18}{value:8.4f}" for name, value in results["metrics"].items()]
-    rows += ["", "label distance (digits taken as quantities)"]
-    rows += [f"{name:<18}{value:8.4f}" for name, value in results["label_distance"].items()]
+def _warnings(confusion: np.ndarray, digits: Sequence[int]) -> list[str]:
+    """What a single number of the results may hide."""
+    found = []
+    predicted = [digit for digit, count in zip(digits, confusion.sum(0), strict=True) if count]
+    if len(predicted) == 1:
+        found.append(f"every image is taken for a {predicted[0]}: the network predicts one class")
+    for digit, row, right in zip(digits, confusion, confusion.diagonal(), strict=True):
+        if row.sum() == 0:
+            found.append(f"the test set has no {digit}; its recall counts as 0")
+        elif right == 0:
+            found.append(f"none of the {row.sum()} images of a {digit} is recognised (recall 0)")
+    return found
+
+
+def _save_report(this: Evaluation, record: dict[str, Any], log_probabilities: np.ndarray) -> None:
+    """Three pictures, and the page that shows them."""
+    from utils import figures
+    from utils.report import report
+
+    title = f"{this.about['exp_name']}: {this.about['model']['name']} on {this.dataset}"
+    digits = np.array(this.about["classes"])
+    figures.save_confusion(this.file("confusion.png"), title, record["confusion"], digits.tolist())
+    figures.save_reliability(this.file("reliability.png"), title, record["calibration"])
+    predicted = digits[log_probabilities.argmax(1)]
+    confidence = np.exp(log_probabilities.max(1))
+    wrong = np.flatnonzero(predicted != this.data.labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: figures.GALLERY]
+    if len(worst):
+        figures.save_errors(
+            this.file("errors.png"),
+            f"{title}, {len(worst)} of {len(wrong)} errors",
+            this.data.images[worst],
+            this.data.labels[worst].tolist(),
+            predicted[worst].tolist(),
+            confidence[worst].tolist(),
+        )
+    with writing(this.file("report.md")) as temporary:
+        temporary.write_text(report(record), encoding="utf-8")
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The results as text: every metric with its interval, then a line per digit."""
+
+    def lines(group: str) -> list[str]:
+        ends = record["intervals"]
+        return [
+            f"{title(name):<28}{value:8.4f}   {ends[name][0]:.4f} to {ends[name][1]:.4f}"
+            for name, value in record[group].items()
+        ]
+
+    rows = ["", f"{record['correct']} of {record['images']} images right", ""]
+    rows += [f"{'':<28}{'':8}   95 % interval", *lines("metrics"), *lines("probabilities")]
+    rows += ["", "label distance (digits taken as quantities)", *lines("label_distance")]
     rows += ["", "digit  precision  recall      f1  images"]
     rows += [
         f"{row['digit']:>5}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}"
         f"  {row['support']:6}"
-        for row in results["per_class"]
+        for row in record["per_class"]
     ]
     return "\n".join(rows) + "\n"
+
+
+def _training(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What a checkpoint says of its training; a bare state dict says nothing.
+
+    ``saved`` is which of its checkpoints this one is, such as ``best`` or ``epoch_10``.
+    """
+    about = checkpoint.about
+    if "settings" not in about:
+        return None
+    return {
+        "exp_name": about["exp_name"],
+        "dataset": about["dataset"]["name"],
+        "settings": about["settings"],
+        "starting_weights": about["starting_weights"],
+        "saved": checkpoint.path.stem.rpartition("_checkpoint_")[2],
+    }
 
 
 def _own_dataset(checkpoint: Checkpoint) -> str | None:

@@ -12,12 +12,19 @@ if __name__ == "__main__" and not __package__:  # run as a script
     import utils.script  # noqa: F401
 
 import argparse
-import re
 from collections.abc import Sequence
 from importlib import import_module
 
 from DJSW.pipelines import DATASETS, PEOPLE
-from utils.command_line import Parser, array_task, positive_float, positive_int, run_command, seed
+from utils.command_line import (
+    Parser,
+    array_task,
+    experiment_name,
+    positive_float,
+    positive_int,
+    run_command,
+    seed,
+)
 from utils.launch import place
 from utils.signals import stop_request
 
@@ -82,16 +89,6 @@ def parser() -> Parser:
         help="default auto: a GPU where there is one",
     )
     return flags
-
-
-def experiment_name(text: str) -> str:
-    """Letters, digits, ``.``, ``_`` and ``-``: safe in every file name."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text) or ".." in text or len(text) > 100:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no name: up to 100 letters, digits, '.', '_' and '-', without '..' and "
-            "not starting with '.' or '-'"
-        )
-    return text
 
 
 def command(args: argparse.Namespace) -> None:

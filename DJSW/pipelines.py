@@ -49,18 +49,25 @@ class DigitDataset:
     :ivar source: ``"mnist"`` or ``"usps"``, as the file states it.
     :ivar digits: the digits that it holds; ``digits[k]`` is class ``k``.
     :ivar image_size: height and width of the images, in pixels.
+    :ivar digit_size: the longer side of the digit in them, in pixels.
+    :ivar centred: what of the digit is at the middle: its centre of ``"mass"`` or its ``"box"``.
     :ivar train_file: name of the training file in ``data/processed/``.
     :ivar test_file: name of the test file there.
     :ivar create: ``"module:function"`` that makes a file
         (``create(output_path, train=…, labels_to_keep=…)``).
+    :ivar epochs: after which every network's validation loss has long turned up again; what all of
+        them are trained for when they are compared.
     """
 
     source: str
     digits: tuple[int, ...]
     image_size: tuple[int, int]
+    digit_size: int
+    centred: str
     train_file: str
     test_file: str
     create: str
+    epochs: int
 
 
 PEOPLE = {
@@ -92,25 +99,34 @@ DATASETS = {
         source="mnist",
         digits=(4, 5, 6, 7, 8, 9),
         image_size=(28, 28),
+        digit_size=20,
+        centred="mass",
         train_file="mnist_4_9.h5",
         test_file="mnist_test_4_9.h5",
         create=_create_mnist,
+        epochs=10,
     ),
     "usps_0_6": DigitDataset(
         source="usps",
         digits=(0, 1, 2, 3, 4, 5, 6),
         image_size=(16, 16),
+        digit_size=16,
+        centred="box",
         train_file="usps_0_6.h5",
         test_file="usps_test_0_6.h5",
         create=_create_usps,
+        epochs=100,
     ),
     "mnist_0_3": DigitDataset(
         source="mnist",
         digits=(0, 1, 2, 3),
         image_size=(28, 28),
+        digit_size=20,
+        centred="mass",
         train_file="mnist_0_3.h5",
         test_file="mnist_test_0_3.h5",
         create=_create_mnist,
+        epochs=10,
     ),
 }
 
@@ -214,6 +230,36 @@ def build_model(
     if checkpoint is not None:
         load_weights(model, checkpoint)
     return model, dict(bound.arguments)
+
+
+def recognise(checkpoint: Checkpoint, dataset: str | None = None) -> tuple[str, str]:
+    """Whose network a checkpoint holds, and the dataset whose digits it tells apart.
+
+    A checkpoint says both; a bare state dict is whoever's network it fits.
+
+    :param dataset: the dataset, where it is known.
+    :raises UsageError: it fits nobody's network.
+    """
+    about, reason = checkpoint.about, None
+    for username, person in PEOPLE.items():
+        if about and about["model"]["name"] != person.model_name:
+            continue
+        own = about["dataset"]["name"] if about else person.dataset
+        for name in [dataset] if dataset else [own, *DATASETS]:
+            if name not in DATASETS:
+                continue
+            try:
+                build_model(username, name, checkpoint)
+            except UsageError as error:
+                reason = reason or error
+            else:
+                return username, name
+    if reason and about:
+        raise reason
+    raise UsageError(
+        f"{checkpoint.path} fits no network of DJSW/pipelines.py on {dataset or 'any dataset'}; "
+        f"give a checkpoint of {', '.join(PEOPLE)}"
+    )
 
 
 def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> None:

@@ -3,8 +3,10 @@
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import NoReturn
 
 from utils.failures import Elsewhere, RunError, Stopped, UsageError
@@ -53,6 +55,29 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def output_flags(flags: Parser, kind: str) -> None:
+    """``--output_dir`` and ``--exp_name`` of a command that one may try without naming things."""
+    flags.add_argument(
+        "--output_dir", default="reports", help="existing folder for its files; default reports"
+    )
+    flags.add_argument(
+        "--exp_name",
+        type=experiment_name,
+        help=f"what they are named after; default {kind}_ and the time (UTC)",
+    )
+    flags.set_defaults(default_name=f"{kind}_{datetime.now(UTC):%Y%m%d_%H%M%S}")
+
+
+def experiment_name(text: str) -> str:
+    """Letters, digits, ``.``, ``_`` and ``-``: safe in every file name."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text) or ".." in text or len(text) > 100:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name: up to 100 letters, digits, '.', '_' and '-', without '..' and "
+            "not starting with '.' or '-'"
+        )
+    return text
 
 
 def positive_int(text: str) -> int:

@@ -4,10 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from utils.files import writing
+
+#: Errors in a gallery: what can be looked at one by one.
+GALLERY = 32
 
 
 def save_curves(path: Path, title: str, history: Sequence[Mapping[str, Any]]) -> None:
@@ -31,5 +36,155 @@ def save_curves(path: Path, title: str, history: Sequence[Mapping[str, Any]]) ->
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
+    _save(figure, path)
+
+
+def save_confusion(
+    path: Path, title: str, confusion: Sequence[Sequence[int]], digits: Sequence[int]
+) -> None:
+    """Images by true digit (row) and predicted digit (column); errors are coloured by their share
+    of the row."""
+    counts = np.array(confusion)
+    share = counts / counts.sum(1, keepdims=True).clip(1)
+    np.fill_diagonal(share, 0)
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    largest = max(share.max(), 0.01)
+    drawn = axes.imshow(share, cmap="Reds", vmin=0, vmax=largest)
+    for (row, column), count in np.ndenumerate(counts):
+        if count == 0:
+            continue
+        dark = share[row, column] > 0.6 * largest
+        weight = "bold" if row == column else "normal"
+        axes.text(
+            column,
+            row,
+            str(count),
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+            weight=weight,
+        )
+    axes.set(title=title, xlabel="predicted digit", ylabel="true digit")
+    axes.set_xticks(range(len(digits)), map(str, digits))
+    axes.set_yticks(range(len(digits)), map(str, digits))
+    bar = figure.colorbar(drawn, shrink=0.8, format=PercentFormatter(1, decimals=1))
+    bar.set_label("errors, as a share of the true digit's images")
+    _save(figure, path)
+
+
+def save_errors(
+    path: Path,
+    title: str,
+    images: np.ndarray,
+    true: Sequence[int],
+    predicted: Sequence[int],
+    confidence: Sequence[float],
+) -> None:
+    """The given images (N, H, W), each with its true and its predicted digit."""
+    captions = [
+        f"{digit} taken for {other}\n{percent(share)}"
+        for digit, other, share in zip(true, predicted, confidence, strict=True)
+    ]
+    save_mosaic(path, title, images, captions, columns=8)
+
+
+def percent(probability: float) -> str:
+    """With one digit after the point, but ``100 %`` only for what is certain."""
+    return "> 99.9 %" if 0.999 < probability < 1 else f"{100 * probability:.1f} %"
+
+
+def save_mosaic(
+    path: Path,
+    title: str,
+    images: np.ndarray,
+    captions: Sequence[str],
+    columns: int,
+    *,
+    beside: bool = False,
+) -> None:
+    """Images (N, H, W), white on black, in rows, each with its caption below or beside it."""
+    count, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    # One picture of all: axes for each image would take ten times as long.
+    pitch_y, pitch_x = (
+        round(height * (1.2 if beside else 1.5)),
+        round(width * (2.4 if beside else 1.25)),
+    )
+    lightest = 255 if images.dtype == np.uint8 else 1
+    canvas = np.full((rows * pitch_y, columns * pitch_x), lightest, images.dtype)
+    size = 1.04 * columns * pitch_x / width + 0.2, 1.04 * rows * pitch_y / height + 0.5
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        y, x = number // columns * pitch_y, number % columns * pitch_x
+        x += 0 if beside else (pitch_x - width) // 2
+        canvas[y : y + height, x : x + width] = image
+        if beside:
+            axes.text(x + 1.05 * width, y, caption, ha="left", va="top", fontsize=8)
+        else:
+            axes.text(x + width / 2, y + height + 0.5, caption, ha="center", va="top", fontsize=8)
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=lightest)
+    axes.set_axis_off()
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def save_reliability(path: Path, title: str, bins: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy against confidence in each bin of :func:`utils.metrics.calibration`, with 95 %
+    intervals (``low``, ``high``), above the number of images in each."""
+    figure = Figure(figsize=(5, 5.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = [row["above"] for row in bins]
+    widths = [row["up_to"] - row["above"] for row in bins]
+    accuracy = np.array([row["right"] / row["images"] for row in bins])
+    above.bar(edges, accuracy, widths, align="edge", color="C0", alpha=0.5, edgecolor="white")
+    above.plot([0, 1], [0, 1], color="0.4", linestyle="--", label="confidence = accuracy")
+    ends = np.array([[row["low"], row["high"]] for row in bins]).T
+    above.errorbar(
+        [row["confidence"] for row in bins],
+        accuracy,
+        # Rounding may put an end on the wrong side of a share of 0 or 1.
+        np.maximum([accuracy - ends[0], ends[1] - accuracy], 0),
+        fmt="o",
+        markersize=4,
+        color="C3",
+        label="measured, 95 % interval",
+    )
+    above.set(title=title, ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    above.legend(loc="upper left")
+    below.bar(edges, [row["images"] for row in bins], widths, align="edge", edgecolor="white")
+    below.set(xlabel="confidence: probability of the predicted digit", ylabel="images")
+    below.set_yscale("log")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_error_rates(
+    path: Path, title: str, groups: Mapping[str, Sequence[tuple[str, float, float, float]]]
+) -> None:
+    """Bars of test errors: for each test set its (name, accuracy, low, high), the best on top."""
+    lengths = [len(rows) for rows in groups.values()]
+    tall = 1.2 + 0.9 * len(groups) + 0.35 * sum(lengths)
+    figure = Figure(figsize=(8, tall), layout="constrained")
+    figure.suptitle(title)
+    panels: list[Axes] = figure.subplots(
+        len(groups), 1, squeeze=False, height_ratios=[length + 1 for length in lengths]
+    )[:, 0].tolist()
+    for axes, (test_set, rows) in zip(panels, groups.items(), strict=True):
+        errors = 100 * (1 - np.array([row[1:] for row in rows]))
+        error, most, least = errors.T
+        ends = np.maximum([error - least, most - error], 0)
+        axes.barh([row[0] for row in rows], error, xerr=ends, color="C0", alpha=0.6, capsize=3)
+        axes.invert_yaxis()
+        axes.set(title=test_set, xlim=(0, None))
+        axes.grid(axis="x", alpha=0.3)
+    panels[-1].set_xlabel("test images that are wrong / %, with 95 % intervals")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -45,6 +45,11 @@ def find_folder(path: str | Path, flag: str) -> Path:
     return _find(path, flag, "folder", Path.is_dir)
 
 
+def find_path(path: str | Path, flag: str) -> Path:
+    """The absolute path of an existing file or folder; raises as :func:`find_file` does."""
+    return _find(path, flag, "file or folder", Path.exists)
+
+
 def place_file(path: str | Path, flag: str) -> Path:
     """The absolute path of a file to be written, in an existing folder.
 

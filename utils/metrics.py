@@ -1,8 +1,11 @@
 """Metrics of predictions against the truth, by scikit-learn's definitions.
 
-``y_true`` and ``y_pred`` are arrays (N,) of digits. The macro averages run over ``classes``, the
-digits of the dataset, whether or not they are predicted; without ``classes``, over the digits that
-occur in either array.
+``y_true`` and ``y_pred`` are arrays (N,) of digits. Averages run over ``classes``, the digits of
+the dataset, whether or not they are predicted; without ``classes``, over the digits that occur in
+either array. ``macro`` averages count each class once, ``weighted`` ones by its number of images.
+
+Metrics of probabilities take ``log_probabilities``, an array (N, C) of natural logarithms, and
+``classes``, an array (N,) of the true columns.
 """
 
 from collections.abc import Sequence
@@ -18,28 +21,43 @@ def accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     return float(sklearn_metrics.accuracy_score(y_true, y_pred))
 
 
-def precision(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None = None) -> float:
+def precision(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    classes: Sequence[int] | None = None,
+    average: str = "macro",
+) -> float:
     """Mean over the classes of (right among those predicted); 0 for a class never predicted."""
     return float(
         sklearn_metrics.precision_score(
-            y_true, y_pred, labels=classes, average="macro", zero_division=0
+            y_true, y_pred, labels=classes, average=average, zero_division=0
         )
     )
 
 
-def recall(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None = None) -> float:
+def recall(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    classes: Sequence[int] | None = None,
+    average: str = "macro",
+) -> float:
     """Mean over the classes of (right among those true); 0 for a class that does not occur."""
     return float(
         sklearn_metrics.recall_score(
-            y_true, y_pred, labels=classes, average="macro", zero_division=0
+            y_true, y_pred, labels=classes, average=average, zero_division=0
         )
     )
 
 
-def f1(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None = None) -> float:
+def f1(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    classes: Sequence[int] | None = None,
+    average: str = "macro",
+) -> float:
     """Mean over the classes of the harmonic mean of precision and recall."""
     return float(
-        sklearn_metrics.f1_score(y_true, y_pred, labels=classes, average="macro", zero_division=0)
+        sklearn_metrics.f1_score(y_true, y_pred, labels=classes, average=average, zero_division=0)
     )
 
 
@@ -83,13 +101,16 @@ def _quantities(*labels: ArrayLike) -> tuple[np.ndarray, ...]:
 def classification(
     y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int]
 ) -> dict[str, float]:
-    """The five metrics that treat digits as names, all in [0, 1]."""
+    """The eight metrics that treat digits as names, in [0, 1]; averages are macro unless said."""
     return {
         "accuracy": accuracy(y_true, y_pred),
         "balanced_accuracy": balanced_accuracy(y_true, y_pred),
         "precision": precision(y_true, y_pred, classes),
         "recall": recall(y_true, y_pred, classes),
         "f1": f1(y_true, y_pred, classes),
+        "weighted_precision": precision(y_true, y_pred, classes, "weighted"),
+        "weighted_recall": recall(y_true, y_pred, classes, "weighted"),
+        "weighted_f1": f1(y_true, y_pred, classes, "weighted"),
     }
 
 
@@ -122,3 +143,62 @@ def per_class(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int]) -> l
         }
         for digit, p, r, f, n in zip(classes, *columns, strict=True)
     ]
+
+
+def image_losses(log_probabilities: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+    """The two scores whose mean over the images is a metric: arrays (N,), the lower the better.
+
+    ``cross_entropy`` is -ln of the true class's probability, from 0; ``brier`` is the squared
+    distance of the probabilities from the truth (Brier, 1950), from 0 to 2.
+    """
+    rows = np.arange(len(classes))
+    truth = np.zeros_like(log_probabilities)
+    truth[rows, classes] = 1
+    return {
+        "cross_entropy": -log_probabilities[rows, classes],
+        "brier": np.square(np.exp(log_probabilities) - truth).sum(1),
+    }
+
+
+#: Bins of confidence, as Guo et al. (2017), "On Calibration of Modern Neural Networks", have them.
+CALIBRATION_BINS = 15
+
+
+def confidence_gaps(
+    log_probabilities: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each image its bin, 0 … 14, and its confidence less 1 if it is right, less 0 if wrong.
+
+    Confidence is the probability of the class that is predicted. Bin b holds the confidences above
+    b / 15 and up to (b + 1) / 15.
+    """
+    confidence = np.exp(log_probabilities.max(1))
+    bins = np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1
+    right = log_probabilities.argmax(1) == classes
+    return bins.clip(0, CALIBRATION_BINS - 1), confidence - right
+
+
+def expected_calibration_error(bins: np.ndarray, gaps: np.ndarray) -> float:
+    """Mean over the images of |accuracy - mean confidence| of their bin, in [0, 1]."""
+    return float(np.abs(np.bincount(bins, weights=gaps)).sum() / len(gaps))
+
+
+def calibration(log_probabilities: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each bin that is not empty: its edges, its images, how many of them are right, and
+    their mean confidence."""
+    bins, _ = confidence_gaps(log_probabilities, classes)
+    confidence = np.exp(log_probabilities.max(1))
+    right = log_probabilities.argmax(1) == classes
+    rows = []
+    for number in np.unique(bins).tolist():
+        inside = bins == number
+        rows.append(
+            {
+                "above": number / CALIBRATION_BINS,
+                "up_to": (number + 1) / CALIBRATION_BINS,
+                "images": int(inside.sum()),
+                "right": int(right[inside].sum()),
+                "confidence": float(confidence[inside].mean()),
+            }
+        )
+    return rows

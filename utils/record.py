@@ -1,5 +1,7 @@
 """What ran: the facts that a record holds so that a result can be traced and made again."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -14,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from utils.files import ROOT, recorded, sha256_of, writing
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "scikit-learn", "matplotlib")
 #: Folders whose Python files decide what a run computes.
@@ -49,10 +52,25 @@ RECORD_ONLY = ("source", "diff", "batch_script")
 
 
 def facts(device: torch.device, members: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Command, code, versions, devices and Slurm job of this process: plain values for JSON.
+    """:func:`code_facts` and the devices of this process.
 
     :param members: the node and the device of each rank, as :func:`utils.ranks.joined` gives them.
     """
+    import torch
+
+    return {
+        **code_facts(),
+        "device": {
+            "type": device.type,
+            "name": members[0]["device"],
+            "threads": torch.get_num_threads(),
+            "ranks": list(members),
+        },
+    }
+
+
+def code_facts() -> dict[str, Any]:
+    """Command, code, versions and Slurm job of this process: plain values for JSON."""
     commit, diff = _git()
     source = source_hashes()
     return {
@@ -65,12 +83,6 @@ def facts(device: torch.device, members: Sequence[Mapping[str, str]]) -> dict[st
         "diff": diff,
         "batch_script": _handed_over("DJSW_BATCH_SCRIPT"),
         "versions": versions(),
-        "device": {
-            "type": device.type,
-            "name": members[0]["device"],
-            "threads": torch.get_num_threads(),
-            "ranks": list(members),
-        },
         "slurm": {name: os.environ[name] for name in SLURM_VARIABLES if name in os.environ},
     }
 
@@ -87,6 +99,8 @@ def ran_on(facts: Mapping[str, Any]) -> str:
 
 def spent(seconds: float, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a process used so far: seconds, rank 0's peak memory in bytes, hours of all its GPUs."""
+    import torch
+
     on_gpu = facts["device"]["type"] == "cuda"
     return {
         "seconds": seconds,

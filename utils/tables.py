@@ -1,0 +1,44 @@
+"""Tables as Markdown, aligned so that they can be read as text too."""
+
+import math
+from collections.abc import Sequence
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; columns are padded to the width of their longest cell."""
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+#: Of metrics, where the underscores of their names are not all that text lacks.
+TITLES = {
+    "f1": "F1",
+    "weighted_f1": "weighted F1",
+    "cross_entropy": "cross-entropy",
+    "brier": "Brier score",
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+}
+
+
+def title(metric: str) -> str:
+    """How text names a metric: ``balanced_accuracy`` is ``balanced accuracy``."""
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
+def interval(ends: Sequence[float | None]) -> str:
+    """``0.9733 to 0.9809``; a dash where there is none."""
+    low, high = map(number, ends)
+    return "-" if "-" in (low, high) else f"{low} to {high}"
+
+
+def number(value: float | None) -> str:
+    """Four digits after the point; a dash where it is undefined."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
