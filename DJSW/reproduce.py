@@ -199,8 +199,8 @@ def numbers(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
                 for row in csv.DictReader(file):
                     found[f"epoch {row['epoch']}"] = {name: float(row[name]) for name in row}
     else:
-        names = ("images", "correct", "loss", "metrics", "label_distance")
-        found = {name: record[name] for name in names}
+        names = ("images", "correct", "metrics", "probabilities", "label_distance", "intervals")
+        found = {name: record[name] for name in (*names, "predictions_sha256")}
         found |= {f"digit {row['digit']}": row for row in record["per_class"]}
     return {name: value for name, value in flat(found) if name.split(".")[-1] not in DIFFERENT}
 

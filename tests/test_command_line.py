@@ -18,6 +18,7 @@ from DJSW.main import main
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
 from models.smlp import SMLP
 from utils.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from utils.tables import title
 
 
 @pytest.fixture
@@ -62,15 +63,22 @@ def test_train_then_evaluate_under_one_name(call, username):
     digits = DATASETS[PEOPLE[username].dataset].digits
     assert [row["digit"] for row in metrics["per_class"]] == list(digits)
     assert metrics["images"] == 43
-    for name, value in {**metrics["metrics"], **metrics["label_distance"]}.items():
-        assert f"{name:<18}{value:8.4f}" in out
-    assert len({**metrics["metrics"], **metrics["label_distance"]}) == 9
+    numbers = metrics["metrics"] | metrics["probabilities"] | metrics["label_distance"]
+    assert len(numbers) == 8 + 3 + 4 and numbers.keys() == metrics["intervals"].keys()
+    for name, value in numbers.items():
+        low, high = metrics["intervals"][name]
+        assert f"{title(name):<28}{value:8.4f}   {low:.4f} to {high:.4f}\n" in out
     assert sorted(path.name for path in call.out.iterdir()) == [
         "e_checkpoint_best.pt",
         "e_checkpoint_epoch_3.pt",
+        "e_confusion.png",
         "e_curves.png",
+        *(["e_errors.png"] if metrics["correct"] < 43 else []),
         "e_history.csv",
         "e_metrics.json",
+        "e_predictions.csv",
+        "e_reliability.png",
+        "e_report.md",
         "e_resume.pt",
         "e_run.json",
         "e_tensorboard",
@@ -100,7 +108,8 @@ def test_evaluation_is_right(call, processed):
     assert found["metrics"]["accuracy"] == (predicted == digits).mean()
     assert found["label_distance"]["mae"] == pytest.approx(np.abs(predicted - digits).mean())
     log_sum = np.log(np.exp(x).sum(1))
-    assert found["loss"] == pytest.approx((log_sum - x[range(43), digits - 4]).mean(), rel=1e-5)
+    expected = (log_sum - x[range(43), digits - 4]).mean()
+    assert found["probabilities"]["cross_entropy"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_anyone_on_any_dataset(call):
@@ -136,7 +145,7 @@ def test_bare_state_dicts_evaluate_the_same(call, username, tmp_path):
         )
         assert result[0] == 0, result
         metrics = json.loads((call.out / f"{name}_metrics.json").read_text())
-        results.append({key: metrics[key] for key in ("loss", "metrics", "per_class")})
+        results.append({key: metrics[key] for key in ("probabilities", "intervals", "per_class")})
     assert results[0] == results[1]
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import sklearn.metrics as reference
+from sklearn.calibration import calibration_curve
 
 from utils import metrics
 
@@ -34,6 +35,10 @@ def test_agree_with_scikit_learn(case):
     assert found["precision"] == reference.precision_score(y_true, y_pred, **macro)
     assert found["recall"] == reference.recall_score(y_true, y_pred, **macro)
     assert found["f1"] == reference.f1_score(y_true, y_pred, **macro)
+    weighted = macro | {"average": "weighted"}
+    assert found["weighted_precision"] == reference.precision_score(y_true, y_pred, **weighted)
+    assert found["weighted_recall"] == reference.recall_score(y_true, y_pred, **weighted)
+    assert found["weighted_f1"] == reference.f1_score(y_true, y_pred, **weighted)
     distance = metrics.label_distance(y_true, y_pred)
     as_float = y_true.astype(float), y_pred.astype(float)
     assert distance["mse"] == reference.mean_squared_error(*as_float)
@@ -77,6 +82,56 @@ def test_by_hand():
         {"digit": 5, "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2},
         {"digit": 6, "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0},
     ]
+
+
+@pytest.fixture(params=["random", "sure", "absent class", "one image"])
+def predicted(request):
+    """Natural logarithms of probabilities (N, 4), and the true columns (N,)."""
+    count = 1 if request.param == "one image" else 300
+    logits = random.normal(size=(count, 4)) * (30 if request.param == "sure" else 2)
+    classes = random.integers(0, 3 if request.param == "absent class" else 4, count)
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True)), classes
+
+
+def test_losses_agree_with_scikit_learn(predicted):
+    log_probabilities, classes = predicted
+    losses = metrics.image_losses(log_probabilities, classes)
+    probabilities = np.exp(log_probabilities)
+    expected = reference.log_loss(classes, probabilities, labels=range(4))
+    # scikit-learn cuts probabilities at 2e-16
+    cut = np.minimum(losses["cross_entropy"], -math.log(np.finfo(float).eps))
+    assert cut.mean() == pytest.approx(expected)
+    truth = np.eye(4)[classes]
+    assert losses["brier"].mean() == pytest.approx(
+        4 * reference.mean_squared_error(truth, probabilities)
+    )
+
+
+def test_calibration_agrees_with_scikit_learn(predicted):
+    log_probabilities, classes = predicted
+    confidence = np.exp(log_probabilities.max(1)).clip(0, 1)
+    right = log_probabilities.argmax(1) == classes
+    share, mean = calibration_curve(right, confidence, n_bins=15)
+    rows = metrics.calibration(log_probabilities, classes)
+    assert [row["right"] / row["images"] for row in rows] == pytest.approx(share)
+    assert [row["confidence"] for row in rows] == pytest.approx(mean)
+    assert sum(row["images"] for row in rows) == len(classes)
+    weights = np.array([row["images"] for row in rows]) / len(classes)
+    found = metrics.expected_calibration_error(*metrics.confidence_gaps(log_probabilities, classes))
+    assert found == pytest.approx((weights * np.abs(share - mean)).sum())
+
+
+def test_probabilities_by_hand():
+    """Two images of confidence 0.8, one of them right; one of 0.6, right."""
+    probabilities = np.array([[0.8, 0.2], [0.2, 0.8], [0.6, 0.4]])
+    classes = np.array([0, 0, 0])
+    losses = metrics.image_losses(np.log(probabilities), classes)
+    assert losses["cross_entropy"] == pytest.approx([-math.log(p) for p in (0.8, 0.2, 0.6)])
+    assert losses["brier"] == pytest.approx([0.08, 1.28, 0.32])
+    bins, gaps = metrics.confidence_gaps(np.log(probabilities), classes)
+    assert bins.tolist() == [11, 11, 8]  # 0.8 is the upper edge of bin 11, 0.6 of bin 8
+    assert gaps == pytest.approx([-0.2, 0.8, -0.4])
+    assert metrics.expected_calibration_error(bins, gaps) == pytest.approx((0.6 + 0.4) / 3)
 
 
 def test_digits_far_apart_do_not_wrap_around():

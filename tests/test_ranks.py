@@ -212,7 +212,7 @@ def test_a_refusal_is_said_once(project):
     train(project, 1, "taken", "--num_epochs=1")
     for flags in ((), ("--epochs=3",), ("--load_checkpoint=none.pt",)):
         statuses, out, err = train(project, 2, "taken", *flags)
-        assert statuses == [2, 2]
+        assert statuses == [2, 2], (flags, err)
         assert err[0].startswith("error: ") and len(err[0].splitlines()) == 1
         assert err[1] == "" == out[1]
 

@@ -39,7 +39,7 @@ def changed(path, change):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("first_run.json", 27), ("first_metrics.json", 47)], ids=["train", "test"]
+    ("name", "count"), [("first_run.json", 27), ("first_metrics.json", 89)], ids=["train", "test"]
 )
 def test_reproduction_is_identical(ran, capsys, name, count):
     before = {path: path.read_bytes() for path in ran.rglob("*") if path.is_file()}
@@ -79,7 +79,7 @@ def test_differences_of_an_evaluation_are_a_table(ran, capsys):
     assert reproduce.main([str(ran / "first_metrics.json")]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].split()[:3] == ["digit", "2.f1", "0.25"]
-    assert err == "error: 1 of 47 numbers and hashes differ\n"
+    assert err == "error: 1 of 89 numbers and hashes differ\n"
 
 
 def test_code_versions_and_devices_that_differ_are_named(ran, capsys):

@@ -246,7 +246,7 @@ def _matrix(compared: Sequence[TestSet]) -> list[str]:
             text = entry.text("accuracy")
             text = f"**{text}**" if rank == 1 else text
             cells[place] = f"{text} ({interval(entry.interval)})"
-    networks = list(dict.fromkeys(network for network, _ in cells))
+    networks = sorted({network for network, _ in cells})
     sets = [test_set.name for test_set in compared]
     rows = [[network, *(cells.get((network, each), "-") for each in sets)] for network in networks]
     return [

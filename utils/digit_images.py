@@ -51,7 +51,7 @@ def read_image(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # photos of 100 megapixels are fine
             with Image.open(path) as image:
-                image.draft("L", (WORKING_SIZE, WORKING_SIZE))  # a JPEG need not be decoded in full
+                image.draft("L", (4 * WORKING_SIZE, 4 * WORKING_SIZE))  # no need of all of a JPEG
                 return _gray(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise NotADigit("no image, or of an unknown kind") from None
@@ -81,8 +81,9 @@ def as_trained(gray: np.ndarray, form: Form) -> np.ndarray:
 
     :raises NotADigit: nothing stands out from the background.
     """
-    ink = _ink(_reduced(gray))
-    ink = _thickened(_cropped(ink), form)
+    # Twice: a digit that is small on its page is looked at again, closer.
+    ink = _ink(_reduced(_around(_ink(_reduced(gray)), gray)))
+    ink = _thickened(ink[_box(ink)], form)
     height, width = ink.shape
     scale = form.digit_size / max(height, width)
     # Pillow averages over all the pixels that one is made of.
@@ -158,9 +159,20 @@ def _without_specks(mask: np.ndarray) -> np.ndarray:
     return kept
 
 
-def _cropped(ink: np.ndarray) -> np.ndarray:
+def _box(ink: np.ndarray) -> tuple[slice, slice]:
     rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _around(ink: np.ndarray, gray: np.ndarray) -> np.ndarray:
+    """The part of a picture where its ink was found, with as much paper at each side as makes its
+    edge."""
+    rows, columns = _box(ink)
+    scale = max(gray.shape) / max(ink.shape)
+    margin = 0.3 * max(rows.stop - rows.start, columns.stop - columns.start)
+    top, left = (max(0, int((side.start - margin) * scale)) for side in (rows, columns))
+    bottom, right = (int((side.stop + margin) * scale) + 1 for side in (rows, columns))
+    return gray[top:bottom, left:right]
 
 
 def _thickened(ink: np.ndarray, form: Form) -> np.ndarray:

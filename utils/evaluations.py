@@ -67,8 +67,9 @@ def read_evaluation(path: Path) -> Predictions:
         if not isinstance(record, dict):
             raise TypeError("it holds no record")
         if "per_class" in record and record.get("format") != FORMAT:
+            other = "an older format" if "format" not in record else f"format {record['format']}"
             raise UsageError(
-                f"{path} is of an older format (this version reads {FORMAT}); "
+                f"{path} is of {other}, this version reads {FORMAT}; "
                 "evaluate its checkpoint again under another --exp_name"
             )
         predictions = path.with_name(f"{record['exp_name']}_predictions.csv")

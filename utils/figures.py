@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from utils.files import writing
+from utils.tables import percent
 
 #: Errors in a gallery: what can be looked at one by one.
 GALLERY = 32
@@ -87,11 +88,6 @@ def save_errors(
         for digit, other, share in zip(true, predicted, confidence, strict=True)
     ]
     save_mosaic(path, title, images, captions, columns=8)
-
-
-def percent(probability: float) -> str:
-    """With one digit after the point, but ``100 %`` only for what is certain."""
-    return "> 99.9 %" if 0.999 < probability < 1 else f"{100 * probability:.1f} %"
 
 
 def save_mosaic(

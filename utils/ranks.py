@@ -53,16 +53,26 @@ def joined(device: torch.device) -> Iterator[Members]:
     members, flags = zip(*started, strict=True)
     for other in flags:
         if other != flags[0]:
+            _leave()
             raise UsageError(f"ranks were given different flags: {flags[0]} and {other}")
     with open(os.devnull, "w") if rank() > 0 else contextlib.nullcontext(sys.stdout) as output:
         with contextlib.redirect_stdout(output):
             try:
                 yield list(members)
-            except (Elsewhere, Stopped):  # together, and after their last exchange
-                dist.destroy_process_group()
+            except (Elsewhere, Stopped):
+                _leave()
                 raise
             wait()
-    dist.destroy_process_group()
+    _leave()
+
+
+def _leave() -> None:
+    """End the talk, all ranks together and after their last exchange.
+
+    Threads of it that still ran when Python ends would abort the process now and then.
+    """
+    if count() > 1:
+        dist.destroy_process_group()
 
 
 def described(device: torch.device, members: Members) -> str:
@@ -149,6 +159,7 @@ def in_turn() -> Iterator[None]:
         except BaseException as error:
             with contextlib.suppress(RunError):
                 copy_first([], getattr(error, "exit_status", 1))
+                _leave()
             raise
         copy_first([], 0)
     else:

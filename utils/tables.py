@@ -42,3 +42,8 @@ def interval(ends: Sequence[float | None]) -> str:
 def number(value: float | None) -> str:
     """Four digits after the point; a dash where it is undefined."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def percent(probability: float) -> str:
+    """With one digit after the point, but ``100 %`` only for what is certain."""
+    return "> 99.9 %" if 0.999 < probability < 1 else f"{100 * probability:.1f} %"

@@ -1,0 +1,259 @@
+"""Comparisons: what is ranked, what is not, and what is told of the differences."""
+
+import csv
+import json
+import statistics
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from conftest import digit_images, write_h5
+
+from DJSW import compare, pipelines
+from DJSW import main as djsw
+from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from utils import comparison, intervals
+from utils.evaluations import read_evaluation
+
+
+@pytest.fixture
+def call(tmp_path, processed, capsys, monkeypatch):
+    """Call a command's ``main`` in this process: (exit status, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["DJSW/compare.py"])
+    monkeypatch.setattr(compare, "ROOT", tmp_path)
+    (tmp_path / "out").mkdir()
+
+    def call(main, *arguments):
+        try:
+            status = main(list(map(str, arguments)))
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    call.out = tmp_path / "out"
+    return call
+
+
+def flags(call, name, username="sigurd"):
+    return ["--username", username, "--exp_name", name, "--output_dir", call.out]
+
+
+def train(call, name, *more, username="sigurd"):
+    result = call(
+        djsw.main, *flags(call, name, username), "--train", "--num_epochs=8", "--lr=3e-3", *more
+    )
+    assert result[0] == 0, result
+    return call.out / f"{name}_checkpoint_best.pt"
+
+
+def evaluate(call, name, weights, *more, username="sigurd"):
+    result = call(djsw.main, *flags(call, name, username), "--load_checkpoint", weights, *more)
+    assert result[0] == 0, result
+    return call.out / f"{name}_metrics.json"
+
+
+def untrained(call, name, seed):
+    torch.manual_seed(seed)
+    torch.save(build_model("sigurd", "mnist_4_9")[0].state_dict(), call.out / f"{name}.pt")
+    return evaluate(call, name, call.out / f"{name}.pt")
+
+
+def compared(call, *arguments, name="c"):
+    found = call(compare.main, *arguments, "--output_dir", call.out, "--exp_name", name)
+    status, out, err = found
+    assert (status, err) == (0, ""), found
+    page = (call.out / f"{name}_comparison.md").read_text()
+    assert page in out
+    with (call.out / f"{name}_comparison.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert (call.out / f"{name}_comparison.png").read_bytes().startswith(b"\x89PNG")
+    return page, table, json.loads((call.out / f"{name}_comparison.json").read_text())
+
+
+def test_two_are_ranked_and_tested(call):
+    paths = [untrained(call, "a", 0), evaluate(call, "b", train(call, "trained"))]
+    page, table, record = compared(call, *paths)
+    assert [row["name"] for row in table] == ["b", "a"]
+    found = [read_evaluation(path) for path in reversed(paths)]
+    for row, evaluation in zip(table, found, strict=True):
+        for name, value in comparison.numbers(evaluation.record).items():
+            low, high = evaluation.record["intervals"][name]
+            assert float(row[name]) == value
+            assert [float(row[f"{name}_low"]), float(row[f"{name}_high"])] == [low, high]
+            assert row[f"{name}_sd"] == ""
+    right, other = (evaluation.right for evaluation in found)
+    only, only_other = int((right & ~other).sum()), int((other & ~right).sum())
+    expected = scipy.stats.binomtest(only, only + only_other).pvalue
+    (difference,) = record["test_sets"][0]["differences"]
+    assert (difference["first"], difference["second"]) == ("b", "a")
+    assert (difference["only_first"], difference["only_second"]) == (only, only_other)
+    assert difference["mcnemar_p"] == pytest.approx(expected) == difference["holm_p"]
+    assert difference["difference"] == pytest.approx(right.mean() - other.mean())
+    low, high = difference["interval"]
+    assert low <= difference["difference"] <= high
+    line = [cell.strip() for cell in page.split("| b   | a   |")[1].splitlines()[0].split("|")]
+    assert line[2:6] == [str(only), str(only_other), f"{expected:.2g}", f"{expected:.2g}"]
+    assert record["evaluations"][0]["file"].endswith("a_metrics.json")
+    assert record["session"]["git"] is None or len(record["session"]["git"]["commit"]) == 40
+
+
+def test_several_tests_are_corrected_and_equals_share_a_rank(call):
+    a = untrained(call, "a", 0)
+    b = evaluate(call, "b", train(call, "trained"))
+    c = evaluate(call, "c", call.out / "trained_checkpoint_best.pt")
+    _, table, record = compared(call, a, b, c, name="three")
+    assert [row["rank"] for row in table] == ["1", "1", "3"]
+    rows = record["test_sets"][0]["differences"]
+    assert [row["holm_p"] for row in rows] == intervals.holm([row["mcnemar_p"] for row in rows])
+    assert rows[0]["mcnemar_p"] == 1 and rows[1]["holm_p"] == 3 * rows[1]["mcnemar_p"]
+
+
+def test_seeds_are_grouped(call):
+    seeds = [
+        evaluate(call, f"e_{seed}", train(call, f"t_{seed}", "--seed", seed)) for seed in (0, 1, 2)
+    ]
+    other = evaluate(call, "slower", train(call, "slower", "--lr", "1e-4", "--seed", 0))
+    page, table, record = compared(call, *seeds, other)
+    found = [json.loads(path.read_text())["metrics"]["accuracy"] for path in seeds]
+    row = next(row for row in table if row["name"] == "e (3 seeds)")
+    assert float(row["accuracy"]) == pytest.approx(statistics.fmean(found))
+    assert float(row["accuracy_sd"]) == pytest.approx(statistics.stdev(found))
+    assert f"{statistics.fmean(found):.4f} ± {statistics.stdev(found):.4f}" in page
+    assert row["runs"] == "3" and row["f1_low"] == ""
+    (difference,) = record["test_sets"][0]["differences"]
+    assert difference["mcnemar_p"] is None
+    right = np.stack([read_evaluation(path).right for path in seeds])
+    alone = read_evaluation(other)
+    first, second = right, alone.right[None]
+    if first.mean() < second.mean():
+        first, second = second, first
+    assert tuple(difference["interval"]) == intervals.of_difference(first, second, alone.labels)
+
+
+def test_one_seed_twice_or_another_epoch_is_no_group(call):
+    best = train(call, "t", "--seed", 0)
+    last = call.out / "t_checkpoint_epoch_8.pt"
+    paths = [evaluate(call, "e_0", best), evaluate(call, "e_1", best), evaluate(call, "e_2", last)]
+    _, table, _ = compared(call, *paths)
+    assert sorted(row["name"] for row in table) == ["e_0", "e_1", "e_2"]
+    paths = [evaluate(call, "e_3", train(call, "u", "--seed", 1)), paths[2]]
+    _, table, _ = compared(call, *paths, name="d")
+    assert sorted(row["name"] for row in table) == ["e_2", "e_3"]
+
+
+def test_other_test_sets_are_not_ranked_together(call, processed):
+    a = untrained(call, "a", 0)
+    entry = DATASETS["mnist_4_9"]
+    (processed / entry.test_file).unlink()
+    write_h5(processed / entry.test_file, *digit_images(entry.digits, (28, 28), 43, seed=9))
+    b = untrained(call, "b", 0)
+    page, table, record = compared(call, a, b)
+    assert [(row["name"], row["rank"]) for row in table] == [("a", "1"), ("b", "1")]
+    assert [test_set["differences"] for test_set in record["test_sets"]] == [[], []]
+    first, second = (json.loads(p.read_text())["dataset"]["images_sha256"][:8] for p in (a, b))
+    assert first != second
+    assert (
+        f"Not ranked together, since their test sets differ: mnist_4_9 (43 images, {first}): a; "
+        f"mnist_4_9 (43 images, {second}): b." in page
+    )
+
+
+def test_everyone_on_everything(call, monkeypatch):
+    for dataset, entry in DATASETS.items():
+        monkeypatch.setitem(
+            pipelines.DATASETS, dataset, type(entry)(**{**vars(entry), "epochs": 1})
+        )
+    check = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out, "--check")
+    assert check[0] == 0 and check[1].endswith("checked     this comparison would run\n")
+    assert not list(call.out.iterdir())
+    page, table, record = compared(call, "--everyone", name="std")
+    assert len(table) == 9 == len(record["evaluations"])
+    lines = page.splitlines()
+    matrix = [line for line in lines[: lines.index("## " + sections(page)[0])] if line[:1] == "|"]
+    sets = [cell.split()[0] for cell in matrix[0].split("|")[2:-1]]
+    assert sets == list(DATASETS) and len(matrix) == 2 + len(PEOPLE)
+    people = sorted(PEOPLE.items(), key=lambda item: item[1].model_name)
+    for row, (username, person) in zip(matrix[2:], people, strict=True):
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert cells[0] == f"{person.model_name} ({username})"
+        for cell, dataset in zip(cells[1:], DATASETS, strict=True):
+            name = f"{person.model_name.lower()}_std"
+            name += "" if dataset == person.dataset else f"_{dataset}"
+            found = json.loads((call.out / f"{name}_metrics.json").read_text())
+            assert found["username"] == username and found["dataset"]["name"] == dataset
+            assert found["training"]["dataset"] == dataset
+            assert f"{found['metrics']['accuracy']:.4f}" in cell
+    assert all(sum("**" in line.split("|")[k] for line in matrix[2:]) >= 1 for k in (2, 3, 4))
+    weights = call.out.parent / "weights" / "SMLP" / "smlp_std_checkpoint_best.pt"
+    before = weights.stat().st_mtime_ns
+    status, out, _ = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out)
+    assert status == 2  # the comparison is there
+    (call.out / "std_comparison.json").unlink()
+    status, out, _ = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out)
+    assert status == 0 and "trains" not in out and weights.stat().st_mtime_ns == before
+    assert page in out
+
+
+def sections(page):
+    return [line[3:] for line in page.splitlines() if line.startswith("## ")]
+
+
+def test_checkpoints_are_evaluated_first(call):
+    best = train(call, "t", "--dataset", "usps_0_6")
+    bare = call.out / "bare.pt"
+    torch.save(build_model("dennis", "usps_0_6")[0].state_dict(), bare)
+    page, table, _ = compared(call, best, bare, "--dataset", "usps_0_6")
+    assert sorted(row["name"] for row in table) == ["bare_on_usps_0_6", "t_best_on_usps_0_6"]
+    assert {row["network"] for row in table} == {
+        "SMLP 256-77-77-77-77-7",
+        "DMLP 256-300-300-300-7",
+    }
+    again, _, _ = compared(call, best, bare, name="d")  # a checkpoint knows its own dataset
+    assert sections(again) == sections(page)
+    status, _, err = call(compare.main, best, "--dataset=mnist_4_9", "--output_dir", call.out)
+    assert status == 2 and "tells the digits [0, 1, 2, 3, 4, 5, 6] apart" in err
+    torch.save({"fc9.weight": torch.zeros(3, 3)}, bare)
+    status, _, err = call(compare.main, bare, "--output_dir", call.out)
+    assert status == 2 and "fits no network" in err
+    torch.save(build_model("dennis", "usps_0_6")[0].state_dict(), bare)  # with other weights
+    status, _, err = call(compare.main, bare, "--output_dir", call.out)
+    assert status == 2 and "bare_on_usps_0_6_metrics.json is there already, of other" in err
+
+
+def test_wrong_use_is_one_sentence(call, tmp_path):
+    a = untrained(call, "a", 0)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.json").write_text("hello")
+    run = train(call, "t").with_name("t_run.json")
+    for arguments, sentence in (
+        ((), "nothing to compare"),
+        (("--everyone",), "--everyone needs --exp_name"),
+        ((tmp_path / "empty",), "empty holds no evaluation; give a folder with some"),
+        ((tmp_path / "none.json",), "is no existing file or folder"),
+        ((tmp_path / "text.json",), "is no metrics file of an evaluation, or a damaged one"),
+        ((run,), "is no metrics file of an evaluation"),
+        ((call.out / "t_history.csv",), "t_history.csv"),
+        ((a, "--output_dir", tmp_path / "none"), "--output_dir"),
+        ((a, "--exp_name", "../x"), "is no name"),
+    ):
+        status, out, err = call(compare.main, *arguments)
+        assert status == 2 and sentence in err, (arguments, err)
+        assert err.startswith("error: ") and err.count("\n") == 1 and out == ""
+    compared(call, a)
+    status, _, err = call(compare.main, a, "--output_dir", call.out, "--exp_name", "c")
+    assert status == 2 and "'c' was compared before" in err
+    assert not list(tmp_path.glob("comparison_*"))
+
+
+def test_folder_and_default_name(call):
+    untrained(call, "a", 0)
+    untrained(call, "b", 1)
+    twice = (call.out, call.out / "a_metrics.json")
+    status, out, _ = call(compare.main, *twice, "--output_dir", call.out)
+    assert status == 0
+    (page,) = call.out.glob("comparison_2*_comparison.md")
+    assert out.count(f"{page}\n") == 1
+    assert page.read_text().count("| a ") == 2  # once ranked, once in the difference

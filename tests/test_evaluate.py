@@ -1,0 +1,197 @@
+"""What an evaluation leaves: its numbers, its page, its pictures and its predictions."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_h5
+from PIL import Image
+
+from DJSW import main as djsw
+from DJSW.evaluate import measure
+from DJSW.pipelines import DATASETS, build_model
+from utils import figures, metrics
+from utils.evaluations import read_evaluation
+from utils.failures import UsageError
+from utils.report import report
+
+random = np.random.default_rng(0)
+
+
+def evaluate(folder, weights, exp_name="e", username="sigurd", *flags):
+    argv = ["--username", username, "--exp_name", exp_name, "--output_dir", folder]
+    argv = list(map(str, [*argv, "--load_checkpoint", weights, *flags]))
+    return djsw.main(argv)
+
+
+@pytest.fixture
+def measured(tmp_path, processed, monkeypatch):
+    """An untrained SMLP, evaluated: the folder and the metrics file's content."""
+    monkeypatch.setattr(sys, "argv", ["DJSW/main.py"])
+    torch.manual_seed(0)
+    torch.save(build_model("sigurd", "mnist_4_9")[0].state_dict(), tmp_path / "bare.pt")
+    (tmp_path / "out").mkdir()
+    assert evaluate(tmp_path / "out", tmp_path / "bare.pt") == 0
+    return tmp_path / "out", json.loads((tmp_path / "out" / "e_metrics.json").read_text())
+
+
+def test_numbers_follow_from_the_predictions(measured):
+    """All of metrics.json again, by scikit-learn, from the CSV that is beside it."""
+    folder, record = measured
+    with (folder / "e_predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["index", "digit", "predicted", *(f"p_{d}" for d in range(4, 10))]
+    assert [int(row["index"]) for row in rows] == list(range(43))
+    digits = np.array([int(row["digit"]) for row in rows])
+    predicted = np.array([int(row["predicted"]) for row in rows])
+    p = np.array([[float(row[f"p_{digit}"]) for digit in range(4, 10)] for row in rows])
+    assert (p.argmax(1) + 4 == predicted).all()
+    assert p.sum(1) == pytest.approx(np.ones(43), abs=1e-5)
+    assert record["metrics"] == metrics.classification(digits, predicted, range(4, 10))
+    assert record["label_distance"] == metrics.label_distance(digits, predicted)
+    losses = metrics.image_losses(np.log(p), digits - 4)
+    for name, values in losses.items():
+        assert record["probabilities"][name] == pytest.approx(values.mean(), rel=1e-4)
+    confusion = np.array(record["confusion"])
+    assert confusion.sum() == 43 and confusion.trace() == record["correct"]
+    assert confusion[2, 3] == ((digits == 6) & (predicted == 7)).sum()
+    for name, (low, high) in record["intervals"].items():
+        value = (record["metrics"] | record["probabilities"] | record["label_distance"])[name]
+        assert low - 1e-12 <= value <= high + 1e-12, name
+    read = read_evaluation(folder / "e_metrics.json")
+    assert (read.labels == digits).all() and (read.predicted == predicted).all()
+
+
+def test_page_tells_what_the_record_holds(measured):
+    folder, record = measured
+    page = (folder / "e_report.md").read_text()
+    assert page.startswith("# e: SMLP 784-77-77-77-77-6 on the test set of mnist_4_9\n")
+    assert f"{record['correct']} of 43 images right" in page
+    for name, value in record["metrics"].items():
+        low, high = record["intervals"][name]
+        title = name.replace("_", " ").replace("f1", "F1")
+        assert f"| {title:<18} | {value:.4f} | {low:.4f} to {high:.4f} |" in page
+    confusion = np.array(record["confusion"])
+    for row, digit in enumerate(range(4, 10)):
+        wrong = confusion[row].sum() - confusion[row, row]
+        line = next(line for line in page.splitlines() if line.startswith(f"| {digit}  "))
+        assert line.split("|")[-3:-1] == [f" {confusion[row].sum():<6} ", f" {wrong:<5} "]
+    np.fill_diagonal(confusion, 0)
+    most = np.unravel_index(confusion.argmax(), (6, 6))
+    after = page.split("Most confused:\n\n")[1].splitlines()[2].split()
+    assert after[1:7:2] == [str(most[0] + 4), str(most[1] + 4), str(confusion.max())]
+    assert record["dataset"]["images_sha256"] in page and record["checkpoint"]["sha256"] in page
+    for name in ("confusion", "errors", "reliability"):
+        assert f"(e_{name}.png)" in page
+        with Image.open(folder / f"e_{name}.png") as picture:
+            assert picture.size[0] > 400 and len(picture.convert("RGB").getcolors(2**24)) > 50
+
+
+def test_pictures_show_what_they_are_given(tmp_path, monkeypatch):
+    """The texts and heights that are drawn, as matplotlib has them."""
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    figures.save_confusion(tmp_path / "c", "t", [[5, 0], [2, 40]], [3, 8])
+    axes = drawn[-1].axes[0]
+    assert {text.get_text(): text.get_position() for text in axes.texts} == {
+        "5": (0, 0),
+        "2": (0, 1),
+        "40": (1, 1),
+    }
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["3", "8"]
+    image = random.integers(0, 255, (2, 28, 28), dtype=np.uint8)
+    figures.save_errors(tmp_path / "e", "t", image, [4, 9], [9, 7], [0.99987, 0.5])
+    axes = drawn[-1].axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["4 taken for 9\n> 99.9 %", "9 taken for 7\n50.0 %"]
+    canvas = axes.images[0].get_array()
+    for number, text in enumerate(axes.texts):
+        x, y = text.get_position()
+        left, top = round(x - 14), round(y - 28.5)
+        assert (canvas[top : top + 28, left : left + 28] == image[number]).all()
+    names = ("above", "up_to", "images", "right", "confidence", "low", "high")
+    rows = [(0.4, 0.6, 4, 1, 0.5, 0.1, 0.7), (0.8, 1, 9, 9, 0.9, 0.7, 1)]
+    bins = [dict(zip(names, row, strict=True)) for row in rows]
+    figures.save_reliability(tmp_path / "r", "t", bins)
+    above, below = drawn[-1].axes
+    assert [bar.get_height() for bar in above.patches] == [0.25, 1]
+    assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [(0.4, 4), (0.8, 9)]
+
+
+def constant(column, count=30):
+    """Logarithms of probabilities that favour one class of four for every image."""
+    p = np.full((count, 4), 0.1)
+    p[:, column] = 0.7
+    return np.log(p)
+
+
+def test_what_a_number_may_hide_is_warned_about():
+    classes = np.resize([0, 1, 2], 30)  # no image of the fourth
+    assert measure(constant(1), classes, [0, 1, 2, 3])["warnings"] == [
+        "every image is taken for a 1: the network predicts one class",
+        "none of the 10 images of a 0 is recognised (recall 0)",
+        "none of the 10 images of a 2 is recognised (recall 0)",
+        "the test set has no 3; its recall counts as 0",
+    ]
+    perfect = np.log(np.eye(4)[np.resize([0, 1, 2, 3], 30)] * 0.9 + 0.025)
+    assert measure(perfect, np.resize([0, 1, 2, 3], 30), [0, 1, 2, 3])["warnings"] == []
+
+
+def test_warnings_and_a_perfect_score_are_in_the_outputs(tmp_path, processed, capsys, measured):
+    """A network that takes all for a 4, on a test set of nothing else."""
+    entry = DATASETS["mnist_4_9"]
+    images = random.integers(0, 255, (20, 28, 28)).astype(np.uint8)
+    (processed / entry.test_file).unlink()
+    write_h5(processed / entry.test_file, images, np.full(20, 4, np.uint8))
+    weights = build_model("sigurd", "mnist_4_9")[0].state_dict()
+    weights["layer5.weight"].zero_()
+    weights["layer5.bias"].copy_(torch.tensor([9.0, 0, 0, 0, 0, 0]))
+    torch.save(weights, tmp_path / "all_4.pt")
+    capsys.readouterr()
+    assert evaluate(tmp_path / "out", tmp_path / "all_4.pt", "all_4") == 0
+    out = capsys.readouterr().out
+    assert "warning     every image is taken for a 4" in out
+    page = (tmp_path / "out" / "all_4_report.md").read_text()
+    assert "> **Warning:** every image is taken for a 4" in page
+    assert "No image was wrong." in page and "errors.png" not in page
+    assert not (tmp_path / "out" / "all_4_errors.png").exists()
+
+
+def test_numbers_that_do_not_exist_are_dashes(measured):
+    """R² and the standard error of a single image."""
+    _, record = measured
+    record |= measure(constant(0, 1), np.zeros(1, int), [4, 5, 6, 7])
+    page = report(record | {"classes": [4, 5, 6, 7]})
+    assert "| R²             | -      | -                |" in page
+
+
+def test_damaged_evaluations_are_refused(measured):
+    folder, record = measured
+    path, predictions = folder / "e_metrics.json", folder / "e_predictions.csv"
+    text, table = path.read_text(), predictions.read_text()
+
+    def refused(sentence):
+        with pytest.raises(UsageError, match=sentence):
+            read_evaluation(path)
+
+    for damaged in (text[: len(text) // 2], "", "[]", "{}", "7", '"x"', "\x00\xff"):
+        path.write_text(damaged)
+        refused("is no metrics file of an evaluation, or a damaged one")
+    path.write_text(json.dumps({**record, "format": "djsw-evaluation-9"}))
+    refused("is of format djsw-evaluation-9")
+    earlier = {name: value for name, value in record.items() if name != "format"}
+    path.write_text(json.dumps(earlier))
+    refused("is of an older format")
+    path.write_text(json.dumps({**record, "correct": record["correct"] + 1}))
+    refused("was changed")
+    path.write_text(text)
+    for other in (table.replace("\n0,", "\n1,", 1), table[:-40], ""):
+        predictions.write_text(other)
+        refused("does not hold the predictions")
+    predictions.unlink()
+    refused("e_predictions.csv is missing")
+    predictions.write_text(table)
+    assert read_evaluation(path).record == record
