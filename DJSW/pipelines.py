@@ -55,8 +55,8 @@ class DigitDataset:
     :ivar test_file: name of the test file there.
     :ivar create: ``"module:function"`` that makes a file
         (``create(output_path, train=…, labels_to_keep=…)``).
-    :ivar epochs: after which every network's validation loss has long turned up again; what all of
-        them are trained for when they are compared.
+    :ivar epochs: what every network is trained for when they are compared; USPS has a sixth of the
+        images.
     """
 
     source: str

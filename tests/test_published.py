@@ -1,22 +1,30 @@
 """What is committed under weights/ and reports/ is whole, and the README says what it says."""
 
+import hashlib
 import json
 
 import pytest
 
-from DJSW.pipelines import PEOPLE, build_model
+from DJSW.pipelines import DATASETS, PEOPLE, build_model
 from utils.checkpoint import load_checkpoint, weights_sha256
+from utils.evaluations import read_evaluation
 from utils.files import ROOT, sha256_of
+from utils.report import report
 
 # Whoever trains and evaluates in these folders has other files there too.
-RECORDS = sorted((ROOT / "weights").glob("*/*_standard_run.json"))
-EVALUATIONS = sorted((ROOT / "reports").glob("*_standard_metrics.json"))
+RECORDS = sorted((ROOT / "weights").glob("*/*_standard*_run.json"))
+EVALUATIONS = sorted((ROOT / "reports").glob("*_standard*_metrics.json"))
+OWN = [path for path in EVALUATIONS if path.name.endswith("_standard_metrics.json")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_everyone_has_published():
-    published = {json.loads(path.read_text())["username"] for path in RECORDS}
-    evaluated = {json.loads(path.read_text())["username"] for path in EVALUATIONS}
-    assert {"sigurd", "waly", "dennis"} <= published == evaluated <= PEOPLE.keys()
+def test_everyone_has_published_on_everything():
+    for paths in (RECORDS, EVALUATIONS):
+        records = [json.loads(path.read_text()) for path in paths]
+        found = [(record["username"], record["dataset"]["name"]) for record in records]
+        people = {"sigurd", "waly", "dennis"}
+        assert sorted(found) == sorted((name, data) for name in people for data in DATASETS)
+        assert people <= PEOPLE.keys()
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name)
@@ -24,7 +32,9 @@ def test_checkpoints_are_those_of_the_record(path):
     record = json.loads(path.read_text())
     assert record["status"] == "finished"
     assert record["sessions"][0]["git"]["changed"] is False
-    for result in (record["results"]["best"], record["results"]["last"]):
+    best, last = record["results"]["best"], record["results"]["last"]
+    own = record["dataset"]["name"] == PEOPLE[record["username"]].dataset
+    for result in (best, last) if own else (best,):  # of other datasets only the best is kept
         checkpoint = load_checkpoint(path.with_name(result["checkpoint"]))
         assert weights_sha256(checkpoint.weights) == result["weights_sha256"]
         assert checkpoint.about["epoch"] == result["epoch"]
@@ -32,20 +42,43 @@ def test_checkpoints_are_those_of_the_record(path):
 
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.name)
+def test_evaluations_are_whole(path):
+    record = read_evaluation(path).record
+    checkpoint = record["checkpoint"]
+    assert sha256_of(ROOT / checkpoint["file"]) == checkpoint["sha256"]
+    assert record["session"]["git"]["changed"] is False
+    name = record["exp_name"]
+    assert path.with_name(f"{name}_report.md").read_text(encoding="utf-8") == report(record)
+    for picture in ("confusion", "errors", "reliability"):
+        content = path.with_name(f"{name}_{picture}.png").read_bytes()
+        assert content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82")
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.name)
 def test_readme_has_the_numbers_of_the_evaluation(path):
     found = json.loads(path.read_text())
-    assert sha256_of(ROOT / found["checkpoint"]["file"]) == found["checkpoint"]["sha256"]
     metrics, distance = found["metrics"], found["label_distance"]
     numbers = [metrics[name] for name in ("accuracy", "balanced_accuracy", "precision", "recall")]
     numbers += [metrics["f1"], distance["mse"], distance["mae"], distance["r2"]]
     row = " | ".join(f"{number:.4f}" for number in numbers)
     start = f"| {found['model']['name']}, `{found['dataset']['name']}` | "
-    assert start + row in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert start + row in README
+
+
+def test_comparison_is_of_these_evaluations():
+    record = json.loads((ROOT / "reports" / "standard_comparison.json").read_text())
+    compared = {each["file"]: each["sha256"] for each in record["evaluations"]}
+    assert compared == {
+        path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in EVALUATIONS
+    }
+    page = (ROOT / "reports" / "standard_comparison.md").read_text(encoding="utf-8")
+    matrix = [line for line in page.split("![")[0].splitlines() if line.startswith("|")]
+    assert len(matrix) == 2 + 3 and "\n".join(matrix) in README
 
 
 def test_readme_has_the_benchmark_s_tables():
     measured = (ROOT / "reports" / "benchmarks" / "epoch.md").read_text(encoding="utf-8")
     tables = measured.split("\n\n")[1:3]
     assert all(table.startswith("|") for table in tables)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(table in readme for table in tables)
+    assert all(table in README for table in tables)
