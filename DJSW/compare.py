@@ -16,7 +16,9 @@ if __name__ == "__main__" and not __package__:  # run as a script
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from DJSW import main as djsw
 from DJSW.pipelines import DATASETS, PEOPLE, recognise
@@ -25,6 +27,7 @@ from utils.comparison import TestSet, charted, markdown_page, table_csv, test_se
 from utils.evaluations import read_evaluation
 from utils.failures import UsageError
 from utils.files import ROOT, find_folder, find_path, recorded, sha256_of, writing
+from utils.lock import claimed
 from utils.record import code_facts, write_json
 
 
@@ -59,31 +62,33 @@ def command(args: argparse.Namespace) -> None:
     """
     folder = find_folder(args.output_dir, "--output_dir")
     record_file = folder / f"{args.exp_name}_comparison.json"
+    taken = UsageError(
+        f"{args.exp_name!r} was compared before: {record_file} exists; give another --exp_name"
+    )
     if record_file.exists():
-        raise _taken(args.exp_name, record_file)
+        raise taken
     paths = everyone(args, folder) if args.everyone else []
-    for given in args.evaluations:
-        paths += found(given, args, folder)
+    for found in [found_in(given, args.dataset) for given in args.evaluations]:
+        if isinstance(found, Weights):
+            found = [evaluated(found, folder, check=args.check)]
+        paths += found
+    paths = list(dict.fromkeys(paths))
     if args.check:
         for path in paths:
             if path.exists():
                 read_evaluation(path)
         print("checked     this comparison would run")
         return
-    compared = test_sets([read_evaluation(path) for path in dict.fromkeys(paths)])
+    compared = test_sets([read_evaluation(path) for path in paths])
     record = {
         "exp_name": args.exp_name,
-        "evaluations": [
-            {"file": recorded(path), "sha256": sha256_of(path)} for path in dict.fromkeys(paths)
-        ],
+        "evaluations": [{"file": recorded(path), "sha256": sha256_of(path)} for path in paths],
         "test_sets": [test_set.record() for test_set in compared],
         "session": code_facts(),
     }
-    try:
+    with claimed(record_file, taken):
+        save(compared, args.exp_name, folder)
         write_json(record_file, record, exclusive=True)
-    except FileExistsError:
-        raise _taken(args.exp_name, record_file) from None
-    save(compared, args.exp_name, folder)
 
 
 def save(compared: Sequence[TestSet], exp_name: str, folder: Path) -> None:
@@ -102,10 +107,20 @@ def save(compared: Sequence[TestSet], exp_name: str, folder: Path) -> None:
         print(f"{what:<11} {files[name]}")
 
 
-def found(given: str, args: argparse.Namespace, folder: Path) -> list[Path]:
-    """The metrics files that an argument stands for.
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint to be evaluated, and what the evaluation is called."""
 
-    :raises UsageError: there is no such path, or nothing in it.
+    checkpoint: Path
+    username: str
+    dataset: str
+    name: str
+
+
+def found_in(given: str, dataset: str | None) -> list[Path] | Weights:
+    """What an argument stands for: metrics files, or a checkpoint.
+
+    :raises UsageError: there is no such path, nothing in it, or something else.
     """
     path = find_path(given, "EVALUATION")
     if path.is_dir():
@@ -115,11 +130,14 @@ def found(given: str, args: argparse.Namespace, folder: Path) -> list[Path]:
         return paths
     if path.suffix == ".json":
         return [path]
+    if path.suffix in (".csv", ".md", ".png"):
+        raise UsageError(f"{path} is not what can be compared; give its …_metrics.json")
     from utils.checkpoint import load_checkpoint
 
-    username, dataset = recognise(load_checkpoint(path), args.dataset)
-    name = f"{path.stem.replace('_checkpoint_', '_')}_on_{dataset}"
-    return evaluated(path, username, dataset, name, folder, check=args.check)
+    username, its_dataset = recognise(load_checkpoint(path), dataset)
+    # Checkpoints of the same name lie in several folders.
+    stem = re.sub(r"[^A-Za-z0-9_]+", "_", path.stem.replace("_checkpoint_", "_"))[:60]
+    return Weights(path, username, its_dataset, f"{stem}_{sha256_of(path)[:8]}_on_{its_dataset}")
 
 
 def everyone(args: argparse.Namespace, folder: Path) -> list[Path]:
@@ -128,6 +146,8 @@ def everyone(args: argparse.Namespace, folder: Path) -> list[Path]:
     What ``weights/`` and ``folder`` lack is trained and evaluated; a training that was stopped goes
     on. Networks on their owner's digits are named ``smlp_EXP_NAME``, on others
     ``smlp_EXP_NAME_DATASET``.
+
+    :raises UsageError: there is a training of that name with other settings.
     """
     paths = []
     for username, person in PEOPLE.items():
@@ -136,39 +156,60 @@ def everyone(args: argparse.Namespace, folder: Path) -> list[Path]:
             name = f"{person.model_name.lower()}_{args.exp_name}"
             if dataset != person.dataset:
                 name += f"_{dataset}"
+            where = ["--username", username, "--exp_name", name, "--output_dir", str(weights)]
+            what = ["--dataset", dataset, "--num_epochs", str(entry.epochs), "--train", "--resume"]
             best = weights / f"{name}_checkpoint_best.pt"
-            record = weights / f"{name}_run.json"
-            trained = record.exists() and json.loads(record.read_bytes())["status"] == "finished"
-            if not (trained and best.exists()):
+            if not (best.exists() and is_trained(weights / f"{name}_run.json", where + what)):
                 weights.mkdir(parents=True, exist_ok=True)
-                where = ["--username", username, "--exp_name", name, "--output_dir", str(weights)]
-                what = ["--dataset", dataset, "--num_epochs", str(entry.epochs)]
-                _main([*where, *what, "--train", "--resume"], check=args.check)
+                _main(where + what, check=args.check)
             if best.exists():  # a check trains nothing
-                paths += evaluated(best, username, dataset, name, folder, check=args.check)
+                this = Weights(best, username, dataset, name)
+                paths.append(evaluated(this, folder, check=args.check))
     return paths
 
 
-def evaluated(
-    checkpoint: Path, username: str, dataset: str, name: str, folder: Path, *, check: bool
-) -> list[Path]:
-    """The metrics file ``name`` of a checkpoint, which is evaluated where there is none yet.
+def is_trained(record_file: Path, words: list[str]) -> bool:
+    """Whether a training by these flags is finished.
+
+    :raises UsageError: it was trained by others, or its record is damaged.
+    """
+    if not record_file.exists():
+        return False
+    flags = vars(djsw.parser().parse_args(words))
+    try:
+        record = json.loads(record_file.read_bytes())
+        for name, value in record["settings"].items():
+            if value != flags[name]:
+                raise UsageError(
+                    f"{record_file} is of a training with {name} {value}, here it is "
+                    f"{flags[name]}; give another --exp_name"
+                )
+        return bool(record["status"] == "finished")
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise UsageError(
+            f"{record_file} is no record of a training, or a damaged one; give another --exp_name"
+        ) from None
+
+
+def evaluated(weights: Weights, folder: Path, *, check: bool) -> Path:
+    """The metrics file of a checkpoint, which is evaluated where there is none yet.
 
     :raises UsageError: there is one, of another checkpoint or another test set.
     """
-    path = folder / f"{name}_metrics.json"
+    path = folder / f"{weights.name}_metrics.json"
     if path.exists():
         record = read_evaluation(path).record
         of = (record["checkpoint"]["sha256"], record["dataset"]["name"])
-        if of != (sha256_of(checkpoint), dataset):
+        if of != (sha256_of(weights.checkpoint), weights.dataset):
             raise UsageError(
                 f"{path} is there already, of other weights or another test set; give another "
-                "--output_dir or --exp_name"
+                "--output_dir"
             )
-        return [path]
-    what = ["--username", username, "--dataset", dataset, "--load_checkpoint", str(checkpoint)]
-    _main([*what, "--exp_name", name, "--output_dir", str(folder)], check=check)
-    return [path]
+        return path
+    what = ["--username", weights.username, "--dataset", weights.dataset]
+    what += ["--load_checkpoint", str(weights.checkpoint)]
+    _main([*what, "--exp_name", weights.name, "--output_dir", str(folder)], check=check)
+    return path
 
 
 def _main(words: list[str], *, check: bool) -> None:
@@ -177,16 +218,14 @@ def _main(words: list[str], *, check: bool) -> None:
     print(flush=True)
 
 
-def _taken(exp_name: str, path: Path) -> UsageError:
-    return UsageError(f"{exp_name!r} was compared before: {path} exists; give another --exp_name")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     flags = parser()
     args = flags.parse_args(argv)
     if not args.everyone and not args.evaluations:
         flags.error("nothing to compare: give some EVALUATION or --everyone")
+    if args.dataset and all(name.endswith(".json") for name in args.evaluations):
+        flags.error("--dataset goes with checkpoints, of which none is given")
     if args.everyone and args.exp_name is None:
         flags.error("--everyone needs --exp_name, which its trainings are named after")
     args.exp_name = args.exp_name or args.default_name

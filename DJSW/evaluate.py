@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
 from utils import intervals, metrics, ranks
 from utils.batches import load_rows, predict
 from utils.checkpoint import Checkpoint, describe, load_checkpoint
-from utils.evaluations import FORMAT, predictions_csv
+from utils.evaluations import FORMAT, predictions_csv, sealed
 from utils.failures import UsageError
 from utils.files import find_file, find_folder, recorded, writing
+from utils.lock import claimed
 from utils.mnist_dataset import MnistH5Dataset
 from utils.record import facts, spent, write_json
 from utils.tables import title
@@ -94,26 +96,30 @@ def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) 
     logits, classes = predict(this.model.to(device), load_rows(this.data, device), device)
     if ranks.rank() > 0:
         return
+    if not logits.isfinite().all():
+        raise UsageError(
+            f"{args.load_checkpoint} gives logits that are not finite: its weights are too large; "
+            "give others"
+        )
     log_probabilities = logits.cpu().double().log_softmax(1).numpy()
     digits = DATASETS[this.dataset].digits
     results = measure(log_probabilities, classes.cpu().numpy(), digits)
     predictions = predictions_csv(log_probabilities, this.data.labels, digits)
     session = facts(device, members)
     session |= spent(time.perf_counter() - started, session)
-    record = {
-        **this.about,
-        **results,
-        "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
-        "session": session,
-    }
-    # First, since of several evaluations of one name only one can win it.
-    try:
+    record = sealed(
+        {
+            **this.about,
+            **results,
+            "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
+            "session": session,
+        }
+    )
+    with claimed(this.file("metrics.json"), _taken(args.exp_name, this.file("metrics.json"))):
+        with writing(this.file("predictions.csv")) as temporary:
+            temporary.write_bytes(predictions)
+        _save_report(this, record, log_probabilities)
         write_json(this.file("metrics.json"), record, exclusive=True)
-    except FileExistsError:
-        raise _taken(args.exp_name, this.file("metrics.json")) from None
-    with writing(this.file("predictions.csv")) as temporary:
-        temporary.write_bytes(predictions)
-    _save_report(this, record, log_probabilities)
     print(summary(record))
     for warning in record["warnings"]:
         print(f"warning     {warning}")
@@ -238,17 +244,18 @@ def summary(record: dict[str, Any]) -> str:
 def _training(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """What a checkpoint says of its training; a bare state dict says nothing.
 
-    ``saved`` is which of its checkpoints this one is, such as ``best`` or ``epoch_10``.
+    ``saved`` is which of its checkpoints this one is, by its file's name: ``best``, ``epoch_10``.
     """
     about = checkpoint.about
     if "settings" not in about:
         return None
+    saved = re.search(r"_checkpoint_(best|epoch_[0-9]+)$", checkpoint.path.stem)
     return {
         "exp_name": about["exp_name"],
-        "dataset": about["dataset"]["name"],
+        "dataset": about["dataset"],
         "settings": about["settings"],
         "starting_weights": about["starting_weights"],
-        "saved": checkpoint.path.stem.rpartition("_checkpoint_")[2],
+        "saved": saved and saved[1],
     }
 
 

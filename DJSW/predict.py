@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from DJSW.pipelines import DATASETS, build_model, recognise
 from utils.command_line import Parser, output_flags, run_command
 from utils.failures import UsageError
-from utils.files import find_file, find_folder, find_path, writing
+from utils.files import find_file, find_folder, find_path, printable, writing
+from utils.lock import claimed
 from utils.tables import percent
 
 if TYPE_CHECKING:
@@ -62,8 +63,11 @@ def command(args: argparse.Namespace) -> None:
     """
     folder = find_folder(args.output_dir, "--output_dir")
     table = folder / f"{args.exp_name}_predicted.csv"
+    taken = UsageError(
+        f"{args.exp_name!r} is there already: {table} exists; give another --exp_name"
+    )
     if table.exists():
-        raise _taken(args.exp_name, table)
+        raise taken
     paths = [path for given in args.images for path in files_of(given)]
     weights = find_file(args.load_checkpoint, "--load_checkpoint")
 
@@ -88,15 +92,14 @@ def command(args: argparse.Namespace) -> None:
     with torch.inference_mode():
         logits = [model.eval()(batch) for batch in torch.from_numpy(images)[:, None].split(512)]
     probabilities = torch.cat(logits).double().softmax(1).numpy()
-    try:
+    answers = [likeliest(row, digits) for row in probabilities]
+    with claimed(table, taken):
+        sheets = save_seen(folder / f"{args.exp_name}_seen.png", names, images, answers)
         with writing(table, exclusive=True) as temporary:
             temporary.write_text(table_csv(names, probabilities, digits), encoding="utf-8")
-    except FileExistsError:
-        raise _taken(args.exp_name, table) from None
-    answers = [likeliest(row, digits) for row in probabilities]
     tell(names, answers)
     print(f"table       {table}")
-    for sheet in save_seen(folder / f"{args.exp_name}_seen.png", names, images, answers):
+    for sheet in sheets:
         print(f"seen        {sheet}")
     if len(names) < len(paths):
         raise UsageError(f"{len(paths) - len(names)} of {len(paths)} files were skipped, see above")
@@ -113,7 +116,8 @@ def files_of(given: str) -> list[Path]:
     found = sorted(
         file
         for file in path.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if not file.is_dir()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not found:
         raise UsageError(f"{path} holds no files; give images, or a folder of them")
@@ -123,17 +127,18 @@ def files_of(given: str) -> list[Path]:
 def prepared(paths: Sequence[Path], dataset: str, *, raw: bool) -> tuple[list[Path], "np.ndarray"]:
     """The files that are images, and their digits (N, H, W) float32 in the form of the dataset."""
     import numpy as np
+    from tqdm import tqdm
 
     from utils.digit_images import NotADigit, as_given, as_trained, read_image
 
     prepare = as_given if raw else as_trained
     names, images = [], []
-    for path in paths:
+    for path in tqdm(paths, "pictures", leave=False, disable=None):
         try:
             images.append(prepare(read_image(path), DATASETS[dataset]))
             names.append(path)
         except NotADigit as reason:
-            print(f"skipped: {path}: {reason}", file=sys.stderr)
+            tqdm.write(f"skipped: {printable(path)}: {reason}", file=sys.stderr)
     return names, np.array(images)
 
 
@@ -145,12 +150,13 @@ def likeliest(probabilities: "np.ndarray", digits: Sequence[int]) -> list[tuple[
 
 def tell(names: Sequence[Path], answers: Sequence[Sequence[tuple[int, float]]]) -> None:
     """A line an image; answers that are not sure are marked."""
-    width = max(len(path.name) for path in names)
+    shown = [printable(Path(path.name)) for path in names]
+    width = max(map(len, shown))
     print()
-    for path, answer in zip(names, answers, strict=True):
+    for name, answer in zip(shown, answers, strict=True):
         three = "   ".join(f"{digit} {percent(p):>8}" for digit, p in answer)
         unsure = "   not sure: perhaps none of them" if answer[0][1] < UNSURE else ""
-        print(f"{path.name:<{width}}   {three}{unsure}")
+        print(f"{name:<{width}}   {three}{unsure}")
     print(flush=True)
 
 
@@ -160,7 +166,7 @@ def table_csv(names: Sequence[Path], probabilities: "np.ndarray", digits: Sequen
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "predicted", *(f"p_{digit}" for digit in digits)])
     for path, row in zip(names, probabilities, strict=True):
-        writer.writerow([path, digits[row.argmax()], *(f"{p:.6g}" for p in row)])
+        writer.writerow([printable(path), digits[row.argmax()], *(f"{p:.6g}" for p in row)])
     return text.getvalue()
 
 
@@ -174,7 +180,13 @@ def save_seen(
     from utils.figures import save_mosaic
 
     captions = [
-        "\n".join([name.name[:20], "", *(f"{digit}   {percent(p)}" for digit, p in answer)])
+        "\n".join(
+            [
+                printable(Path(name.name))[:20],
+                "",
+                *(f"{digit}   {percent(p)}" for digit, p in answer),
+            ]
+        )
         for name, answer in zip(names, answers, strict=True)
     ]
     sheets = []
@@ -185,10 +197,6 @@ def save_seen(
         title = "what the network sees, and its three likeliest digits"
         save_mosaic(sheets[-1], title, images[rows], captions[rows], columns=4, beside=True)
     return sheets
-
-
-def _taken(exp_name: str, path: Path) -> UsageError:
-    return UsageError(f"{exp_name!r} is there already: {path} exists; give another --exp_name")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ import json
 import statistics
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import scipy.stats
@@ -15,7 +16,9 @@ from DJSW import compare, pipelines
 from DJSW import main as djsw
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
 from utils import comparison, intervals
+from utils.checkpoint import save_checkpoint
 from utils.evaluations import read_evaluation
+from utils.files import sha256_of
 
 
 @pytest.fixture
@@ -118,7 +121,7 @@ def test_seeds_are_grouped(call):
     other = evaluate(call, "slower", train(call, "slower", "--lr", "1e-4", "--seed", 0))
     page, table, record = compared(call, *seeds, other)
     found = [json.loads(path.read_text())["metrics"]["accuracy"] for path in seeds]
-    row = next(row for row in table if row["name"] == "e (3 seeds)")
+    row = next(row for row in table if row["name"] == "t (3 seeds)")
     assert float(row["accuracy"]) == pytest.approx(statistics.fmean(found))
     assert float(row["accuracy_sd"]) == pytest.approx(statistics.stdev(found))
     assert f"{statistics.fmean(found):.4f} ± {statistics.stdev(found):.4f}" in page
@@ -144,6 +147,21 @@ def test_one_seed_twice_or_another_epoch_is_no_group(call):
     assert sorted(row["name"] for row in table) == ["e_2", "e_3"]
 
 
+def test_a_group_counts_weights_once(call):
+    first, second = (train(call, f"t_{seed}", "--seed", seed) for seed in (0, 1))
+    paths = [evaluate(call, "a", first), evaluate(call, "b", second), evaluate(call, "c", first)]
+    _, table, _ = compared(call, *paths)
+    assert sorted((row["name"], row["runs"]) for row in table) == [("c", "1"), ("t (2 seeds)", "2")]
+    # the same seed with other weights: by other code, perhaps; then nothing is grouped
+    weights = torch.load(first, weights_only=True)
+    weights["weights"]["layer5.bias"] += 1
+    about = {k: v for k, v in weights.items() if k not in ("weights", "weights_sha256", "format")}
+    other = call.out / "u_checkpoint_best.pt"
+    save_checkpoint(other, weights["weights"], about)
+    _, table, _ = compared(call, *paths, evaluate(call, "d", other), name="e")
+    assert sorted(row["name"] for row in table) == ["a", "b", "c", "d"]
+
+
 def test_other_test_sets_are_not_ranked_together(call, processed):
     a = untrained(call, "a", 0)
     entry = DATASETS["mnist_4_9"]
@@ -153,12 +171,54 @@ def test_other_test_sets_are_not_ranked_together(call, processed):
     page, table, record = compared(call, a, b)
     assert [(row["name"], row["rank"]) for row in table] == [("a", "1"), ("b", "1")]
     assert [test_set["differences"] for test_set in record["test_sets"]] == [[], []]
-    first, second = (json.loads(p.read_text())["dataset"]["images_sha256"][:8] for p in (a, b))
-    assert first != second
-    assert (
-        f"Not ranked together, since their test sets differ: mnist_4_9 (43 images, {first}): a; "
-        f"mnist_4_9 (43 images, {second}): b." in page
-    )
+    sets = sections(page)
+    assert len(set(sets)) == 2 and all(name.startswith("mnist_4_9 (43 images, ") for name in sets)
+    assert f"The 2 test sets differ, so nothing is ranked across them: {', '.join(sets)}." in page
+
+
+def test_same_images_with_other_labels_are_another_test_set(call, processed, monkeypatch):
+    a = untrained(call, "a", 0)
+    with h5py.File(processed / DATASETS["mnist_4_9"].test_file, "r+") as file:
+        file["labels"][:2] = file["labels"][:2][::-1]
+    b = untrained(call, "b", 1)
+    drawn = []
+    monkeypatch.setattr("utils.figures._save", lambda figure, path: drawn.append(figure))
+    call(compare.main, a, b, "--output_dir", call.out, "--exp_name", "c")
+    record = json.loads((call.out / "c_comparison.json").read_text())
+    assert [len(test_set["ranking"]) for test_set in record["test_sets"]] == [1, 1]
+    assert [len(axes.get_yticks()) for axes in drawn[0].axes] == [1, 1]
+    page = (call.out / "c_comparison.md").read_text()
+    assert len(set(sections(page))) == 2
+    matrix = [line for line in page.split("![")[0].splitlines() if line.startswith("|")]
+    assert len(matrix) == 3 and matrix[2].count("**") == 4  # one network, the best of both
+
+
+def test_equal_names_are_told_apart(call, tmp_path, monkeypatch):
+    best = train(call, "t")
+    (tmp_path / "more").mkdir()
+    a = evaluate(call, "e", best)
+    torch.save(build_model("sigurd", "mnist_4_9")[0].state_dict(), tmp_path / "bare.pt")
+    argv = ["--username=sigurd", "--exp_name=e", "--output_dir", tmp_path / "more"]
+    assert call(djsw.main, *argv, "--load_checkpoint", tmp_path / "bare.pt")[0] == 0
+    drawn = []
+    monkeypatch.setattr("utils.figures._save", lambda figure, path: drawn.append(figure))
+    arguments = (a, tmp_path / "more" / "e_metrics.json", "--output_dir", call.out)
+    assert call(compare.main, *arguments, "--exp_name", "c")[0] == 0
+    (axes,) = drawn[0].axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert [label.split("/")[-2:] for label in labels] == [["out", "e"], ["more", "e"]]
+    assert len(axes.patches) == 2
+
+
+def test_many_are_compared_with_the_best(call, monkeypatch):
+    monkeypatch.setattr(comparison, "ALL_PAIRS", 2)
+    paths = [untrained(call, name, seed) for seed, name in enumerate("abc")]
+    page, _, record = compared(call, *paths)
+    (test_set,) = record["test_sets"]
+    best, *others = [row["name"] for row in test_set["ranking"]]
+    pairs = [(row["first"], row["second"]) for row in test_set["differences"]]
+    assert pairs == [(best, other) for other in others]
+    assert "Of more than 2, each is compared with the best." in page
 
 
 def test_everyone_on_everything(call, monkeypatch):
@@ -184,9 +244,22 @@ def test_everyone_on_everything(call, monkeypatch):
             name += "" if dataset == person.dataset else f"_{dataset}"
             found = json.loads((call.out / f"{name}_metrics.json").read_text())
             assert found["username"] == username and found["dataset"]["name"] == dataset
-            assert found["training"]["dataset"] == dataset
+            assert found["training"]["dataset"]["name"] == dataset
             assert f"{found['metrics']['accuracy']:.4f}" in cell
     assert all(sum("**" in line.split("|")[k] for line in matrix[2:]) >= 1 for k in (2, 3, 4))
+    assert "num_epochs 1; batch_size 64; lr 0.001; seed 42" in page
+    record_file = call.out.parent / "weights" / "WMLP" / "wmlp_std_run.json"
+    text = record_file.read_text()
+    again = ("--everyone", "--exp_name=std", "--output_dir", call.out.parent / "weights")
+    for damaged, sentence in (
+        (text.replace('"lr": 0.001', '"lr": 0.01'), "with lr 0.01, here it is 0.001"),
+        (text[:99], "is no record of a training, or a damaged one"),
+        ("[]", "is no record of a training, or a damaged one"),
+    ):
+        record_file.write_text(damaged)
+        status, _, err = call(compare.main, *again, "--check")
+        assert status == 2 and sentence in err, err
+    record_file.write_text(text)
     weights = call.out.parent / "weights" / "SMLP" / "smlp_std_checkpoint_best.pt"
     before = weights.stat().st_mtime_ns
     status, out, _ = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out)
@@ -206,7 +279,11 @@ def test_checkpoints_are_evaluated_first(call):
     bare = call.out / "bare.pt"
     torch.save(build_model("dennis", "usps_0_6")[0].state_dict(), bare)
     page, table, _ = compared(call, best, bare, "--dataset", "usps_0_6")
-    assert sorted(row["name"] for row in table) == ["bare_on_usps_0_6", "t_best_on_usps_0_6"]
+    digest = sha256_of(bare)[:8], sha256_of(best)[:8]
+    assert sorted(row["name"] for row in table) == [
+        f"bare_{digest[0]}_on_usps_0_6",
+        f"t_best_{digest[1]}_on_usps_0_6",
+    ]
     assert {row["network"] for row in table} == {
         "SMLP 256-77-77-77-77-7",
         "DMLP 256-300-300-300-7",
@@ -218,9 +295,13 @@ def test_checkpoints_are_evaluated_first(call):
     torch.save({"fc9.weight": torch.zeros(3, 3)}, bare)
     status, _, err = call(compare.main, bare, "--output_dir", call.out)
     assert status == 2 and "fits no network" in err
-    torch.save(build_model("dennis", "usps_0_6")[0].state_dict(), bare)  # with other weights
-    status, _, err = call(compare.main, bare, "--output_dir", call.out)
-    assert status == 2 and "bare_on_usps_0_6_metrics.json is there already, of other" in err
+    odd = call.out / "my model (1).pt"
+    torch.save(build_model("dennis", "usps_0_6")[0].state_dict(), odd)
+    before = set(call.out.iterdir())
+    status, _, err = call(compare.main, odd, bare, "--output_dir", call.out)
+    assert status == 2 and set(call.out.iterdir()) == before  # all are looked at first
+    _, table, _ = compared(call, odd, name="e")
+    assert table[0]["name"] == f"my_model_1__{sha256_of(odd)[:8]}_on_usps_0_6"
 
 
 def test_wrong_use_is_one_sentence(call, tmp_path):
@@ -235,7 +316,8 @@ def test_wrong_use_is_one_sentence(call, tmp_path):
         ((tmp_path / "none.json",), "is no existing file or folder"),
         ((tmp_path / "text.json",), "is no metrics file of an evaluation, or a damaged one"),
         ((run,), "is no metrics file of an evaluation"),
-        ((call.out / "t_history.csv",), "t_history.csv"),
+        ((call.out / "t_history.csv",), "give its …_metrics.json"),
+        ((a, "--dataset", "mnist_4_9"), "--dataset goes with checkpoints"),
         ((a, "--output_dir", tmp_path / "none"), "--output_dir"),
         ((a, "--exp_name", "../x"), "is no name"),
     ):

@@ -6,16 +6,18 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from conftest import write_h5
 from PIL import Image
 
 from DJSW import main as djsw
 from DJSW.evaluate import measure
-from DJSW.pipelines import DATASETS, build_model
+from DJSW.pipelines import DATASETS, build_model, open_split
 from utils import figures, metrics
 from utils.evaluations import read_evaluation
 from utils.failures import UsageError
+from utils.lock import claimed
 from utils.report import report
 
 random = np.random.default_rng(0)
@@ -61,6 +63,24 @@ def test_numbers_follow_from_the_predictions(measured):
     for name, (low, high) in record["intervals"].items():
         value = (record["metrics"] | record["probabilities"] | record["label_distance"])[name]
         assert low - 1e-12 <= value <= high + 1e-12, name
+
+    def wilson(right, count):
+        return list(scipy.stats.binomtest(int(right), int(count)).proportion_ci(method="wilson"))
+
+    ends = record["intervals"]
+    right = digits == predicted
+    assert ends["accuracy"] == pytest.approx(wilson(right.sum(), 43)) == ends["weighted_recall"]
+    for name, values in losses.items():
+        expected = scipy.stats.norm.interval(0.95, values.mean(), scipy.stats.sem(values))
+        assert ends[name] == pytest.approx(expected, rel=1e-4)
+    for row in record["per_class"]:
+        own = digits == row["digit"]
+        assert row["intervals"]["recall"] == pytest.approx(wilson(right[own].sum(), own.sum()))
+    for row in record["calibration"]:
+        inside = (p.max(1) > row["above"]) & (p.max(1) <= row["up_to"])
+        assert (row["images"], row["right"]) == (inside.sum(), right[inside].sum())
+        expected = wilson(row["right"], row["images"])
+        assert [row["low"], row["high"]] == pytest.approx(expected, abs=1e-9)
     read = read_evaluation(folder / "e_metrics.json")
     assert (read.labels == digits).all() and (read.predicted == predicted).all()
 
@@ -81,8 +101,10 @@ def test_page_tells_what_the_record_holds(measured):
         assert line.split("|")[-3:-1] == [f" {confusion[row].sum():<6} ", f" {wrong:<5} "]
     np.fill_diagonal(confusion, 0)
     most = np.unravel_index(confusion.argmax(), (6, 6))
-    after = page.split("Most confused:\n\n")[1].splitlines()[2].split()
-    assert after[1:7:2] == [str(most[0] + 4), str(most[1] + 4), str(confusion.max())]
+    lines = page.split("Most confused:\n\n")[1].split("\n\n")[0].splitlines()[2:]
+    assert lines[0].split()[1:7:2] == [str(most[0] + 4), str(most[1] + 4), str(confusion.max())]
+    counts = [int(line.split("|")[3]) for line in lines]
+    assert counts == sorted(confusion[confusion > 0].tolist(), reverse=True)[:10]
     assert record["dataset"]["images_sha256"] in page and record["checkpoint"]["sha256"] in page
     for name in ("confusion", "errors", "reliability"):
         assert f"(e_{name}.png)" in page
@@ -119,6 +141,72 @@ def test_pictures_show_what_they_are_given(tmp_path, monkeypatch):
     above, below = drawn[-1].axes
     assert [bar.get_height() for bar in above.patches] == [0.25, 1]
     assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [(0.4, 4), (0.8, 9)]
+
+
+def test_gallery_shows_the_surest_errors(measured, tmp_path, monkeypatch):
+    folder, _ = measured
+    shown = []
+    monkeypatch.setattr(figures, "save_errors", lambda path, title, *a: shown.append(a))
+    monkeypatch.setattr(figures, "GALLERY", 5)
+    assert evaluate(folder, tmp_path / "bare.pt", "again") == 0
+    images, true, predicted, confidence = shown[0]
+    with (folder / "e_predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["digit"] != row["predicted"]]
+    rows.sort(key=lambda row: -float(row[f"p_{row['predicted']}"]))
+    assert [(str(a), str(b)) for a, b in zip(true, predicted, strict=True)] == [
+        (row["digit"], row["predicted"]) for row in rows[:5]
+    ]
+    assert confidence == pytest.approx(
+        [float(row[f"p_{row['predicted']}"]) for row in rows[:5]], rel=1e-5
+    )
+    data = open_split("mnist_4_9", train=False)
+    assert (images == data.images[[int(row["index"]) for row in rows[:5]]]).all()
+
+
+def test_what_died_half_way_is_made_again(measured, tmp_path, monkeypatch):
+    """The metrics file comes last: without it nothing of the name counts."""
+    folder, record = measured
+    for path in folder.glob("e_*"):
+        if path.name not in ("e_predictions.csv", "e_confusion.png"):
+            path.unlink()
+    (folder / "e_predictions.csv").write_text("of another evaluation")
+    assert evaluate(folder, tmp_path / "bare.pt") == 0
+    again = json.loads((folder / "e_metrics.json").read_text())
+    assert again["predictions_sha256"] == record["predictions_sha256"]
+    assert read_evaluation(folder / "e_metrics.json").labels.size == 43
+    assert len(list(folder.iterdir())) == 6
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "r")
+
+    monkeypatch.setattr(figures, "save_reliability", full)
+    assert evaluate(folder, tmp_path / "bare.pt", "f") == 1
+    assert not (folder / "f_metrics.json").exists()
+    monkeypatch.undo()
+
+
+def test_two_evaluations_of_a_name(measured, tmp_path):
+    """Of two at once one wins, and the files are all its own."""
+    folder, _ = measured
+    path = folder / "g_metrics.json"
+    taken = UsageError("taken")
+    with claimed(path, taken):
+        with pytest.raises(UsageError, match="taken"), claimed(path, taken):
+            pass
+    assert not list(folder.glob(".g*"))
+    path.touch()
+    with pytest.raises(UsageError, match="taken"), claimed(path, taken):
+        pass
+
+
+def test_weights_too_large_to_evaluate(measured, tmp_path, capsys):
+    weights = build_model("sigurd", "mnist_4_9")[0].state_dict()
+    torch.save({name: tensor * 1e12 for name, tensor in weights.items()}, tmp_path / "huge.pt")
+    capsys.readouterr()
+    assert evaluate(tmp_path / "out", tmp_path / "huge.pt", "huge") == 2
+    err = capsys.readouterr().err
+    assert "gives logits that are not finite" in err and err.count("\n") == 1
+    assert not list((tmp_path / "out").glob("huge*"))
 
 
 def constant(column, count=30):
@@ -182,6 +270,13 @@ def test_damaged_evaluations_are_refused(measured):
         refused("is no metrics file of an evaluation, or a damaged one")
     path.write_text(json.dumps({**record, "format": "djsw-evaluation-9"}))
     refused("is of format djsw-evaluation-9")
+    for name in ("training", "intervals", "dataset", "sha256"):
+        path.write_text(json.dumps({key: value for key, value in record.items() if key != name}))
+        refused("is no metrics file of an evaluation, or a damaged one")
+    record["metrics"]["f1"] += 0.01
+    path.write_text(json.dumps(record))
+    refused("it was changed")
+    record = json.loads(text)
     earlier = {name: value for name, value in record.items() if name != "format"}
     path.write_text(json.dumps(earlier))
     refused("is of an older format")

@@ -164,7 +164,7 @@ def test_difference_of_several_seeds():
 def test_calibration_error_is_that_of_single_images():
     classes = random.integers(0, 3, 600)
     confidence = random.uniform(0.4, 1, 600)
-    gaps = confidence - (random.random(600) < confidence - 0.1)
+    gaps = confidence - (random.random(600) < confidence - np.array([0.4, 0.0, -0.2])[classes])
     bins = (confidence * 15).astype(int)
     by_hand = []
     for _ in range(1000):
@@ -174,5 +174,12 @@ def test_calibration_error_is_that_of_single_images():
     measured = metrics.expected_calibration_error(bins, gaps)
     found = intervals.of_calibration_error(bins, gaps, classes)
     assert found == pytest.approx((2 * measured - high, 2 * measured - low), abs=0.008)
+    # One class is always right, the other always wrong, at the same confidence: nothing varies.
+    sure = np.repeat([0.2, -0.8], 50)
+    fixed = intervals.of_calibration_error(np.zeros(100, int), sure, np.repeat([0, 1], 50))
+    assert fixed == pytest.approx((0.3, 0.3))
+    # The measured value is within, also where chance is all there is.
+    low, high = intervals.of_calibration_error(bins, random.choice([-0.5, 0.5], 600), classes)
+    assert low < high
     perfect = intervals.of_calibration_error(bins, np.zeros(600), classes)
     assert perfect == (0, 0)

@@ -1,11 +1,13 @@
 """Evaluations side by side: ranked within each test set, and the differences of each two."""
 
 import csv
+import hashlib
 import io
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from utils.evaluations import Predictions
+from utils.files import recorded
 from utils.intervals import Interval, holm, mcnemar, of_accuracy, of_difference
 from utils.tables import interval, markdown, number, title
 
@@ -25,6 +28,8 @@ COLUMNS = (
     "brier",
     "expected_calibration_error",
 )
+#: Up to so many entries each two are compared; of more, which would fill pages, each with the best.
+ALL_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,10 @@ class TestSet:
 
     @property
     def name(self) -> str:
-        """The dataset and the beginning of its images' hash."""
-        return f"{self.dataset['name']} ({self.images} images, {self.dataset['images_sha256'][:8]})"
+        """The dataset, and the beginning of a hash over the hashes of its images and labels."""
+        both = self.entries[0].runs[0].test_set
+        digest = hashlib.sha256(both.encode()).hexdigest()[:8]
+        return f"{self.dataset['name']} ({self.images} images, {digest})"
 
     @cached_property
     def ranks(self) -> list[int]:
@@ -108,10 +115,11 @@ class TestSet:
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """Of each two entries."""
+        """Of each two entries; of many, of the best and each other one."""
         labels = self.entries[0].runs[0].labels
         found: list[dict[str, Any]] = []
-        for first, second in combinations(self.entries, 2):
+        pairs = combinations(self.entries, 2)
+        for first, second in pairs if len(self.entries) <= ALL_PAIRS else self._with_the_best():
             pair: dict[str, Any] = {"first": first, "second": second}
             pair["interval"] = of_difference(first.right, second.right, labels)
             if len(first.runs) == len(second.runs) == 1:
@@ -124,6 +132,9 @@ class TestSet:
             pair["adjusted"] = adjusted
         return [Difference(**pair) for pair in found]
 
+    def _with_the_best(self) -> Iterator[tuple[Entry, Entry]]:
+        return ((self.entries[0], other) for other in self.entries[1:])
+
     def record(self) -> dict[str, Any]:
         """All its numbers, as plain values."""
         return {
@@ -133,7 +144,7 @@ class TestSet:
                 {
                     "rank": rank,
                     "name": entry.name,
-                    "runs": [run.record["exp_name"] for run in entry.runs],
+                    "runs": [recorded(run.path) for run in entry.runs],
                     "layers": entry.layers,
                     "accuracy": entry.accuracy,
                     "interval": list(entry.interval),
@@ -178,26 +189,57 @@ def _entries(evaluations: Sequence[Predictions]) -> list[Entry]:
     """One entry for trainings that differ in nothing but their seed; else one for each."""
     groups: dict[str, list[Predictions]] = {}
     for evaluation in evaluations:
-        record = evaluation.record
-        training = record["training"]
-        key = str(evaluation.path)
-        if training:
-            settings = {k: v for k, v in training["settings"].items() if k != "seed"}
-            rest = {k: v for k, v in training.items() if k != "exp_name"}
-            key = json.dumps([record["model"], rest | {"settings": settings}], sort_keys=True)
-        groups.setdefault(key, []).append(evaluation)
-    entries = []
+        groups.setdefault(_all_but_the_seed(evaluation), []).append(evaluation)
+    entries: list[Entry] = []
     for members in groups.values():
-        names = [member.record["exp_name"] for member in members]
-        training = members[0].record["training"]
-        seeds = {member.record["training"]["settings"]["seed"] for member in members if training}
-        if len(members) == len(seeds) > 1:
-            common = {re.sub(r"[_.-]*[0-9]+$", "", name) for name in names}
-            name = common.pop() if len(common) == 1 else f"{names[0]} and others"
-            entries.append(Entry(f"{name} ({len(members)} seeds)", tuple(members)))
-        else:  # one seed twice is no second training
-            entries += [Entry(name, (member,)) for name, member in zip(names, members, strict=True)]
-    return entries
+        by_seed: dict[Any, list[Predictions]] = {}
+        for member in members:
+            by_seed.setdefault(_seed(member), []).append(member)
+        # Of weights that were evaluated twice, one evaluation belongs to the group.
+        once = [each for each, *_ in by_seed.values()]
+        again = [other for _, *others in by_seed.values() for other in others]
+        if len(once) > 1 and all(_is_again(other, by_seed) for other in again):
+            entries.append(Entry(_group_name(once), tuple(once)))
+            members = again
+        entries += [Entry(str(member.record["exp_name"]), (member,)) for member in members]
+    names = Counter(entry.name for entry in entries)
+    return [entry if names[entry.name] == 1 else _by_its_file(entry) for entry in entries]
+
+
+def _by_its_file(entry: Entry) -> Entry:
+    """The entry with a name that no other one has."""
+    file = recorded(entry.runs[0].path).removesuffix("_metrics.json")
+    more = f" and {len(entry.runs) - 1} more" if len(entry.runs) > 1 else ""
+    return Entry(file + more, entry.runs)
+
+
+def _all_but_the_seed(evaluation: Predictions) -> str:
+    training = evaluation.record["training"]
+    if not training:  # a bare state dict says nothing
+        return str(evaluation.path)
+    rest = {name: value for name, value in training.items() if name != "exp_name"}
+    rest["settings"] = {k: v for k, v in training["settings"].items() if k != "seed"}
+    return json.dumps([evaluation.record["model"], rest], sort_keys=True)
+
+
+def _seed(evaluation: Predictions) -> Any:
+    training = evaluation.record["training"]
+    return training and training["settings"]["seed"]
+
+
+def _is_again(evaluation: Predictions, by_seed: Mapping[Any, list[Predictions]]) -> bool:
+    first = by_seed[_seed(evaluation)][0].record["checkpoint"]
+    return bool(first["sha256"] == evaluation.record["checkpoint"]["sha256"])
+
+
+def _group_name(members: Sequence[Predictions]) -> str:
+    """After the trainings, which are named alike but for the seed or the task of a job array."""
+    trainings = [member.record["training"] for member in members]
+    stems = {re.sub(r"[_.-]*[0-9]+$", "", training["exp_name"]) for training in trainings}
+    name = stems.pop() if len(stems) == 1 else ""
+    saved = trainings[0]["saved"] or "of unknown epochs"
+    epoch = "" if saved == "best" else f", {saved}"
+    return f"{name or trainings[0]['exp_name'] + '…'} ({len(members)} seeds{epoch})"
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -222,6 +264,7 @@ def markdown_page(compared: Sequence[TestSet], exp_name: str) -> str:
     parts.append(f"![test errors with intervals]({exp_name}_comparison.png)")
     for test_set in compared:
         parts += [f"## {test_set.name}", _ranking(test_set), *_differences(test_set)]
+        parts += ["Trained with", _trainings(test_set)]
     parts.append(
         f"Made by `DJSW/compare.py`; `{exp_name}_comparison.json` names the evaluations, the "
         "command and the code."
@@ -230,29 +273,26 @@ def markdown_page(compared: Sequence[TestSet], exp_name: str) -> str:
 
 
 def _matrix(compared: Sequence[TestSet]) -> list[str]:
-    """Network by test set, where no two share a cell; and why there is no ranking over all."""
-    named = "; ".join(
-        f"{test_set.name}: {', '.join(entry.name for entry in test_set.entries)}"
-        for test_set in compared
-    )
-    note = f"Not ranked together, since their test sets differ: {named}."
-    cells: dict[tuple[str, str], str] = {}
+    """Network by test set; run by test set where a network has several runs on one."""
+    sets = [test_set.name for test_set in compared]
+    by_network: dict[str, dict[str, str]] = {}
+    by_run: dict[str, dict[str, str]] = {}
     for test_set in compared:
         for rank, entry in zip(test_set.ranks, test_set.entries, strict=True):
             record = entry.runs[0].record
-            place = (f"{record['model']['name']} ({record['username']})", test_set.name)
-            if place in cells:
-                return [note]
             text = entry.text("accuracy")
-            text = f"**{text}**" if rank == 1 else text
-            cells[place] = f"{text} ({interval(entry.interval)})"
-    networks = sorted({network for network, _ in cells})
-    sets = [test_set.name for test_set in compared]
-    rows = [[network, *(cells.get((network, each), "-") for each in sets)] for network in networks]
+            cell = f"{f'**{text}**' if rank == 1 else text} ({interval(entry.interval)})"
+            network = f"{record['model']['name']} ({record['username']})"
+            by_network.setdefault(network, {}).setdefault(test_set.name, cell)
+            by_run.setdefault(entry.name, {})[test_set.name] = cell
+    runs = sum(len(test_set.entries) for test_set in compared)
+    alone = sum(map(len, by_network.values())) == runs
+    cells = by_network if alone else by_run
+    rows = [[row, *(cells[row].get(each, "-") for each in sets)] for row in sorted(cells)]
     return [
         "Accuracy on each test set with its 95 % interval, the best of each column in bold.",
-        markdown(("network", *sets), rows),
-        note,
+        markdown(("network" if alone else "run", *sets), rows),
+        f"The {len(sets)} test sets differ, so nothing is ranked across them: {', '.join(sets)}.",
     ]
 
 
@@ -279,17 +319,41 @@ def _differences(test_set: TestSet) -> list[str]:
                 f"{pair.first.accuracy - pair.second.accuracy:+.4f}",
                 "{:+.4f} to {:+.4f}".format(*pair.interval),
                 *("-" if count is None else str(count) for count in counts),
-                *("-" if p is None else f"{p:.2g}" for p in (pair.p_value, pair.adjusted)),
+                *map(_p_value, (pair.p_value, pair.adjusted)),
             )
         )
     tests = sum(pair.p_value is not None for pair in test_set.differences)
     header = ("A", "B", "A - B", "95 % interval", "only A right", "only B right", "p", "p, Holm")
     notes = ["Interval of the difference: paired bootstrap over images (and seeds)."]
     if tests:
-        notes.append(f"p: exact McNemar; corrected by Holm for the {tests} tests of this table.")
+        notes.append("p: McNemar's exact test.")
+    if tests > 1:
+        notes.append(f"Holm: corrected for the {tests} tests of this table.")
     if tests < len(rows):
         notes.append("McNemar's test is for two single runs; of several seeds the interval tells.")
+    if len(test_set.entries) > ALL_PAIRS:
+        notes.append(f"Of more than {ALL_PAIRS}, each is compared with the best.")
     return [markdown(header, rows), " ".join(notes)]
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return f"{p:.2g}" if p > 0 else "< 1e-300"
+
+
+def _trainings(test_set: TestSet) -> str:
+    """How the networks were trained: who shares settings, but for the seed, shares a line."""
+    lines: dict[str, list[str]] = {}
+    for entry in test_set.entries:
+        training = entry.runs[0].record["training"]
+        text = "unknown: a bare state dict"
+        if training:
+            settings = {k: v for k, v in training["settings"].items() if v is not None}
+            settings["seed"] = ", ".join(str(_seed(run)) for run in entry.runs)
+            text = "; ".join(f"{name} {value}" for name, value in settings.items())
+        lines.setdefault(text, []).append(entry.name)
+    return "\n".join(f"- {', '.join(names)}: {text}" for text, names in lines.items())
 
 
 def table_csv(compared: Sequence[TestSet]) -> str:
@@ -301,6 +365,7 @@ def table_csv(compared: Sequence[TestSet]) -> str:
             row: dict[str, Any] = {
                 "dataset": test_set.dataset["name"],
                 "images_sha256": test_set.dataset["images_sha256"],
+                "labels_sha256": test_set.dataset["labels_sha256"],
                 "images": test_set.images,
                 "rank": rank,
                 "name": entry.name,

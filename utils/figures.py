@@ -1,5 +1,6 @@
 """Pictures of results."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,17 +111,19 @@ def save_mosaic(
     )
     lightest = 255 if images.dtype == np.uint8 else 1
     canvas = np.full((rows * pitch_y, columns * pitch_x), lightest, images.dtype)
-    size = 1.04 * columns * pitch_x / width + 0.2, 1.04 * rows * pitch_y / height + 0.5
+    wide, tall = 1.04 * columns * pitch_x / width + 0.2, 1.04 * rows * pitch_y / height + 0.5
+    size = max(wide, 5), tall  # with room for the title
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
+    style: dict[str, Any] = {"va": "top", "fontsize": 8, "parse_math": False}
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         y, x = number // columns * pitch_y, number % columns * pitch_x
         x += 0 if beside else (pitch_x - width) // 2
         canvas[y : y + height, x : x + width] = image
         if beside:
-            axes.text(x + 1.05 * width, y, caption, ha="left", va="top", fontsize=8)
+            axes.text(x + 1.05 * width, y, caption, ha="left", **style)
         else:
-            axes.text(x + width / 2, y + height + 0.5, caption, ha="center", va="top", fontsize=8)
+            axes.text(x + width / 2, y + height + 0.5, caption, ha="center", **style)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=lightest)
     axes.set_axis_off()
     axes.set_title(title)
@@ -163,8 +166,9 @@ def save_error_rates(
 ) -> None:
     """Bars of test errors: for each test set its (name, accuracy, low, high), the best on top."""
     lengths = [len(rows) for rows in groups.values()]
-    tall = 1.2 + 0.9 * len(groups) + 0.35 * sum(lengths)
-    figure = Figure(figsize=(8, tall), layout="constrained")
+    names = [row[0] for rows in groups.values() for row in rows]
+    size = 6 + 0.08 * max(map(len, names)), 1.2 + 0.9 * len(groups) + 0.35 * len(names)
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title)
     panels: list[Axes] = figure.subplots(
         len(groups), 1, squeeze=False, height_ratios=[length + 1 for length in lengths]
@@ -173,8 +177,9 @@ def save_error_rates(
         errors = 100 * (1 - np.array([row[1:] for row in rows]))
         error, most, least = errors.T
         ends = np.maximum([error - least, most - error], 0)
-        axes.barh([row[0] for row in rows], error, xerr=ends, color="C0", alpha=0.6, capsize=3)
-        axes.invert_yaxis()
+        axes.barh(range(len(rows)), error, xerr=ends, color="C0", alpha=0.6, capsize=3)
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set(title=test_set, xlim=(0, None))
         axes.grid(axis="x", alpha=0.3)
     panels[-1].set_xlabel("test images that are wrong / %, with 95 % intervals")
@@ -182,5 +187,6 @@ def save_error_rates(
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with writing(path) as temporary:
+    with writing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a file's name, say in Chinese
         figure.savefig(temporary, format="png", dpi=120)

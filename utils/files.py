@@ -69,6 +69,14 @@ def recorded(path: str | Path) -> str:
         return Path(path).name
 
 
+def printable(path: Path) -> str:
+    """A path for people and tables; what cannot be seen, or is no character, is escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(path)
+    )
+
+
 @contextmanager
 def writing(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` once the block ends without error.

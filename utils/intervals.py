@@ -119,8 +119,9 @@ def of_calibration_error(
 
     Chance alone makes an error of zero into one above zero, and resampling adds as much again; so
     the resampled values are reflected at the measured one (the basic bootstrap of Davison and
-    Hinkley, 1997, section 5.2). It is the one interval here that needs a draw for each image:
-    1000 resamples of MNIST 4-9 take 0.15 s.
+    Hinkley, 1997, section 5.2). Near an error of zero that is too optimistic: of perfectly
+    calibrated networks two of three intervals reach down to (practically) zero. It is the one
+    interval here that needs a draw for each image: 1000 resamples of MNIST 4-9 take 0.08 s.
     """
     random = np.random.default_rng(SEED)
     width = int(bins.max()) + 1
@@ -131,12 +132,13 @@ def of_calibration_error(
         cells = bins[drawn] + width * np.arange(resamples)[:, None]
         sums += np.bincount(cells.ravel(), gaps[drawn].ravel(), sums.size).reshape(sums.shape)
     low, high = of_resamples(np.abs(sums).sum(1) / len(gaps))
-    measured = np.abs(np.bincount(bins, gaps)).sum() / len(gaps)
-    return max(0.0, float(2 * measured - high)), max(0.0, float(2 * measured - low))
+    measured = float(np.abs(np.bincount(bins, gaps)).sum() / len(gaps))
+    low, high = 2 * measured - high, 2 * measured - low
+    return max(0.0, min(float(low), measured)), max(float(high), measured)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p-value of McNemar's test, in (0, 1].
+    """The exact two-sided p-value of McNemar's test, in [0, 1]; 0 if below 1e-308.
 
     Of the images that one of two networks gets right and the other wrong, ``only_first`` are the
     first's. Were the two equally good, that number would be binomial with 1/2 (McNemar, 1947).

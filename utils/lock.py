@@ -36,3 +36,21 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(path: Path, taken: UsageError) -> Iterator[None]:
+    """Make the files of a name in the block, ``path`` as the last of them and exclusively.
+
+    So ``path`` says that the others are there and whole; what a process that died left of them is
+    written anew.
+
+    :raises UsageError: ``taken``, where ``path`` is there already or another process is making it.
+    """
+    with locked(path.with_name(f".{path.name}.lock"), str(taken)):
+        if path.exists():
+            raise taken
+        try:
+            yield
+        except FileExistsError:
+            raise taken from None

@@ -161,15 +161,16 @@ def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False) 
     """Write ``content`` as JSON, whole or not at all; NaN, which JSON lacks, becomes null."""
     with writing(path, exclusive=exclusive) as temporary:
         temporary.write_text(
-            json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """``value`` as :func:`write_json` writes it: numbers that JSON lacks are ``None``."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -34,11 +34,11 @@ def report(record: Mapping[str, Any]) -> str:
         f"The network tells {_list(record['classes'])} apart, and nothing else: an image of "
         "something else is taken for one of them, often with high confidence.",
         "## Digits as quantities",
-        "For comparison with the group's earlier tables; a 4 taken for a 9 is no worse than one "
-        "taken for a 5.",
+        "For comparison with the group's earlier tables. They count a 4 taken for a 9 as much "
+        "worse than one taken for a 5, which it is not.",
         _metrics(record, "label_distance", "label distance"),
         "## What ran",
-        markdown(("", ""), _provenance(record)),
+        markdown(("what", "which"), _provenance(record)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -101,22 +101,17 @@ def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if training:
         settings = ", ".join(f"{name} {value}" for name, value in training["settings"].items())
-        rows.append(
-            (
-                "training",
-                f"`{training['exp_name']}` on {training['dataset']}, epoch {checkpoint['epoch']} "
-                f"({settings})",
-            )
-        )
+        trained = f"`{training['exp_name']}` on {training['dataset']['name']}"
+        rows.append(("training", f"{trained}, epoch {checkpoint['epoch']} ({settings})"))
     commit = f"commit {git['commit']}{' with changes' * git['changed']}" if git else "no commit"
     return [
         *rows,
         ("test set", f"`{data['file']}`, images `{data['images_sha256']}`"),
-        ("", f"labels `{data['labels_sha256']}`"),
+        ("its labels", f"`{data['labels_sha256']}`"),
         ("command", f"`{session['command']}`"),
         ("code", f"{commit}, sources `{session['source_sha256'][:12]}`"),
         ("ran on", f"{ran_on(session)}, {session['started']}"),
-        ("intervals", "by the methods of docs/evaluation.md"),
+        ("metrics, intervals", "defined in `docs/evaluation.md`"),
     ]
 
 

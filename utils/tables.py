@@ -41,7 +41,9 @@ def interval(ends: Sequence[float | None]) -> str:
 
 def number(value: float | None) -> str:
     """Four digits after the point; a dash where it is undefined."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.4f}" if value < 10_000 else f"{value:.4g}"
 
 
 def percent(probability: float) -> str:
