@@ -27,6 +27,7 @@ from utils.comparison import TestSet, charted, markdown_page, table_csv, test_se
 from utils.evaluations import read_evaluation
 from utils.failures import UsageError
 from utils.files import ROOT, find_folder, find_path, recorded, sha256_of, writing
+from utils.launch import require_alone
 from utils.lock import claimed
 from utils.record import code_facts, write_json
 
@@ -60,6 +61,7 @@ def command(args: argparse.Namespace) -> None:
 
     :raises UsageError: a file is no evaluation, or damaged; or the name is taken.
     """
+    require_alone()
     folder = find_folder(args.output_dir, "--output_dir")
     record_file = folder / f"{args.exp_name}_comparison.json"
     taken = UsageError(

@@ -22,6 +22,7 @@ from DJSW.pipelines import DATASETS, build_model, recognise
 from utils.command_line import Parser, output_flags, run_command
 from utils.failures import UsageError
 from utils.files import find_file, find_folder, find_path, printable, writing
+from utils.launch import require_alone
 from utils.lock import claimed
 from utils.tables import percent
 
@@ -61,6 +62,7 @@ def command(args: argparse.Namespace) -> None:
 
     :raises UsageError: a file was skipped, at the end; a flag is wrong, or the name is taken.
     """
+    require_alone()
     folder = find_folder(args.output_dir, "--output_dir")
     table = folder / f"{args.exp_name}_predicted.csv"
     taken = UsageError(

@@ -304,7 +304,7 @@ def test_checkpoints_are_evaluated_first(call):
     assert table[0]["name"] == f"my_model_1__{sha256_of(odd)[:8]}_on_usps_0_6"
 
 
-def test_wrong_use_is_one_sentence(call, tmp_path):
+def test_wrong_use_is_one_sentence(call, tmp_path, monkeypatch):
     a = untrained(call, "a", 0)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.json").write_text("hello")
@@ -325,6 +325,12 @@ def test_wrong_use_is_one_sentence(call, tmp_path):
         assert status == 2 and sentence in err, (arguments, err)
         assert err.startswith("error: ") and err.count("\n") == 1 and out == ""
     compared(call, a)
+    with monkeypatch.context() as ranks:
+        ranks.setenv("WORLD_SIZE", "2")
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            ranks.setenv(name, "0")
+        status, _, err = call(compare.main, a, "--output_dir", call.out)
+    assert status == 2 and err.startswith("error: 2 ranks were started, but this command is one")
     status, _, err = call(compare.main, a, "--output_dir", call.out, "--exp_name", "c")
     assert status == 2 and "'c' was compared before" in err
     assert not list(tmp_path.glob("comparison_*"))

@@ -52,3 +52,14 @@ def place() -> Place:
         raise UsageError(f"WORLD_SIZE is set, {' and '.join(missing)} not; start with torchrun")
     rank = int(variables["RANK"])
     return Place(rank, int(variables["WORLD_SIZE"]), int(variables.get("LOCAL_RANK", rank)))
+
+
+def require_alone() -> None:
+    """Refuse ranks, each of which would do the same.
+
+    :raises UsageError: there are several.
+    """
+    if place().count > 1:
+        raise UsageError(
+            f"{place().count} ranks were started, but this command is one process; give --ntasks=1"
+        )
