@@ -18,9 +18,10 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from DJSW import main as djsw
+from DJSW import recipes
 from DJSW.pipelines import DATASETS, PEOPLE, recognise
 from utils.command_line import Parser, output_flags, run_command
 from utils.comparison import TestSet, charted, markdown_page, table_csv, test_sets
@@ -177,14 +178,15 @@ def is_trained(record_file: Path, words: list[str]) -> bool:
     """
     if not record_file.exists():
         return False
-    flags = vars(djsw.parser().parse_args(words))
+    args = djsw.parser().parse_args(words)
+    here = asdict(recipes.settings(args, args.dataset))
     try:
         record = json.loads(record_file.read_bytes())
         for name, value in record["settings"].items():
-            if value != flags[name]:
+            if value != here[name]:
                 raise UsageError(
                     f"{record_file} is of a training with {name} {value}, here it is "
-                    f"{flags[name]}; give another --exp_name"
+                    f"{here[name]}; give another --exp_name"
                 )
         return bool(record["status"] == "finished")
     except (ValueError, TypeError, LookupError, AttributeError):

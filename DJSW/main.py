@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from DJSW.pipelines import DATASETS, PEOPLE
+from DJSW.recipes import RECIPES
 from utils.command_line import (
     Parser,
     array_task,
@@ -54,9 +55,18 @@ def parser() -> Parser:
         choices=DATASETS,
         help="digits other than the person's (evaluating: than the checkpoint's)",
     )
-    flags.add_argument("--num_epochs", type=positive_int, default=10, help="default 10")
-    flags.add_argument("--batch_size", type=positive_int, default=64, help="default 64")
-    flags.add_argument("--lr", type=positive_float, default=1e-3, help="Adam's; default 0.001")
+    flags.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="standard",
+        help="how to train: standard (the default: Adam and nothing else) or tuned",
+    )
+    of_recipe = "default: the recipe's; standard has"
+    flags.add_argument("--num_epochs", type=positive_int, help=f"{of_recipe} 10")
+    flags.add_argument("--batch_size", type=positive_int, help=f"{of_recipe} 64")
+    flags.add_argument(
+        "--lr", type=positive_float, help=f"Adam's, at its highest; {of_recipe} 0.001"
+    )
     flags.add_argument(
         "--seed", type=seed, default=42, help="of the weights and the order of images; default 42"
     )

@@ -14,11 +14,14 @@ from torch.nn import functional as F
 from torch.utils.data import Subset, random_split
 from tqdm import tqdm
 
+from DJSW import recipes
 from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
+from DJSW.recipes import Settings
 from utils import ranks
 from utils.adam import Adam
 from utils.batches import Samples, batches, load_rows, predict
 from utils.checkpoint import describe, load_checkpoint
+from utils.deformations import Deformer
 from utils.failures import RunError
 from utils.files import find_file, find_folder, recorded
 from utils.gradients import SharedGradients, StackGradients, gradients_of
@@ -36,17 +39,6 @@ SAVE_SECONDS = 120
 SAVE = 1
 #: Steps after which ranks ask each other what they wish; on GPUs it makes all of them wait.
 ASK_EVERY = 32
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a training's result besides its data and its first weights."""
-
-    num_epochs: int
-    batch_size: int
-    lr: float
-    seed: int
-    patience: int | None = None
 
 
 @dataclass
@@ -73,7 +65,7 @@ def prepare(args: argparse.Namespace) -> Training:
     if not args.resume:
         run.require_new()
     dataset = args.dataset or PEOPLE[args.username].dataset
-    settings = Settings(args.num_epochs, args.batch_size, args.lr, args.seed, args.patience)
+    settings = recipes.settings(args, dataset)
     start = None
     if args.load_checkpoint is not None:
         start = load_checkpoint(find_file(args.load_checkpoint, "--load_checkpoint"))
@@ -120,7 +112,6 @@ def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) 
             device,
             resume=args.resume,
         )
-        progress.finish(ready.model)
     best = progress.best
     print(
         f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
@@ -153,7 +144,7 @@ def train_pipeline(
     *,
     resume: bool = False,
 ) -> None:
-    """Train ``model`` with cross-entropy and Adam; what comes of it is in ``run`` and on the disk.
+    """Train ``model`` with cross-entropy; what comes of it is in ``run`` and on the disk.
 
     Each of several ranks calls it with the same model and data: a batch is theirs together.
 
@@ -166,7 +157,7 @@ def train_pipeline(
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
     model.to(device)
-    optimizer = Adam(model, settings.lr)
+    optimizer = Adam(model, settings.lr, settings.weight_decay, settings.averaging)
     with ranks.in_turn():
         run.begin(model, optimizer, settings.num_epochs, settings.patience, resume=resume)
     run.agree(model, optimizer)
@@ -178,7 +169,8 @@ def train_pipeline(
         started = time.perf_counter() - run.seconds
         losses = train_epoch(model, optimizer, training, settings, run, device)
         trained = time.perf_counter()
-        validation_loss, accuracy = _validate(model, validation, device)
+        with optimizer.averaged():
+            validation_loss, accuracy = _validate(model, validation, device)
         if not math.isfinite(validation_loss):
             raise run.failed(
                 f"the validation loss is {validation_loss} after epoch {len(run.history) + 1}; "
@@ -189,7 +181,7 @@ def train_pipeline(
             "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
             "validation_loss": validation_loss,
             "validation_accuracy": accuracy,
-            "learning_rate": settings.lr,
+            "learning_rate": optimizer.lr,
             "seconds": time.perf_counter() - started,
         }
         run.save_epoch(row, model, optimizer)
@@ -197,6 +189,7 @@ def train_pipeline(
         print(epoch_line(row, settings.num_epochs, speed), flush=True)
     if len(run.history) < settings.num_epochs:
         print(f"stopped early: no better validation loss for {settings.patience} epochs")
+    run.finish(model, optimizer)
 
 
 def train_epoch(
@@ -213,10 +206,15 @@ def train_epoch(
     before a state is saved.
     """
     model.train()
-    gradients = gradients_of(model)
+    gradients = gradients_of(model, settings.label_smoothing)
     shared = SharedGradients(gradients, optimizer.gradients) if ranks.count() > 1 else gradients
     epoch, done, size = len(run.history) + 1, len(run.losses), settings.batch_size
     order = epoch_order(len(training), settings.seed, epoch)
+    deformer = None
+    if settings.deformation:
+        image_size = training[slice(0, 1)][0].shape[-2:]
+        deformer = Deformer(image_size, device, **asdict(settings.deformation))
+    generator, deformed = torch.Generator(), _stream(settings.seed, epoch, 0, purpose=1)
     # A stack draws nothing; what others draw (dropout) follows from seed, epoch and step.
     draws = not isinstance(gradients, StackGradients)
     stream = _stream(settings.seed, epoch, ranks.rank())
@@ -233,6 +231,14 @@ def train_epoch(
     for step, (images, classes) in enumerate(bar, start=done):
         if draws:
             seed_step(stream + step)
+        if deformer:
+            count = min(size, len(order) - step * size)  # of all ranks: each has its share
+            generator.manual_seed(deformed + step)
+            drawn = deformer.draw(count, generator)[ranks.share(count)]
+            images = deformer(images, drawn)
+        if settings.schedule == "one_cycle":
+            overall = (epoch - 1) * len(losses) + step
+            optimizer.lr = settings.lr * one_cycle(overall, settings.num_epochs * len(losses))
         losses[step] = shared(images, classes)
         optimizer.step()
         now = time.perf_counter()
@@ -251,6 +257,20 @@ def train_epoch(
     return losses.cpu()
 
 
+def one_cycle(step: int, steps: int) -> float:
+    """The learning rate of a step, 0 … steps-1, as a share of the highest.
+
+    Up from 1/25 in the first 30 % of the steps, then down to 1/250 000, both along a cosine, as
+    ``torch.optim.lr_scheduler.OneCycleLR`` has it (Smith and Topin, arXiv:1708.07120).
+    """
+    peak = 0.3 * steps - 1
+    if step <= peak:
+        start, end, share = 1 / 25, 1.0, step / peak
+    else:
+        start, end, share = 1.0, 1 / 250_000, (step - peak) / (steps - 1 - peak)
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
 def _require_finite(losses: Tensor, run: Progress, lr: float) -> None:
     if losses.isfinite().all():
         return
@@ -267,12 +287,13 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def _stream(seed: int, epoch: int, rank: int = 0) -> int:
+def _stream(seed: int, epoch: int, rank: int = 0, purpose: int = 0) -> int:
     """A number below 2**63 for a rank's generators in an epoch, unlike that of any other.
 
     Rank 0's is the same as without ranks: to ``SeedSequence`` a zero at the end is nothing.
     """
-    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0]) >> 1
+    sequence = np.random.SeedSequence([seed, epoch, rank, purpose])
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 def _validate(model: nn.Module, validation: Samples, device: torch.device) -> tuple[float, float]:

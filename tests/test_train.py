@@ -44,7 +44,6 @@ def train(folder, settings, model=None, name="run", resume=False, data=None):
     )
     data = data or small_problem()
     train_pipeline(model, data, small_problem(10), settings, run, CPU, resume=resume)
-    run.finish(model)
     return model, run
 
 

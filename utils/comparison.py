@@ -18,7 +18,7 @@ import numpy as np
 from utils.evaluations import Predictions
 from utils.files import recorded
 from utils.intervals import Interval, holm, mcnemar, of_accuracy, of_difference
-from utils.tables import interval, markdown, number, title
+from utils.tables import interval, markdown, number, settings_text, title
 
 #: Of a page's ranking; the CSV has all.
 COLUMNS = (
@@ -349,9 +349,8 @@ def _trainings(test_set: TestSet) -> str:
         training = entry.runs[0].record["training"]
         text = "unknown: a bare state dict"
         if training:
-            settings = {k: v for k, v in training["settings"].items() if v is not None}
-            settings["seed"] = ", ".join(str(_seed(run)) for run in entry.runs)
-            text = "; ".join(f"{name} {value}" for name, value in settings.items())
+            seeds = ", ".join(str(_seed(run)) for run in entry.runs)
+            text = settings_text({**training["settings"], "seed": seeds})
         lines.setdefault(text, []).append(entry.name)
     return "\n".join(f"- {', '.join(names)}: {text}" for text, names in lines.items())
 

@@ -12,13 +12,19 @@ from utils import ranks
 Gradients = Callable[[Tensor, Tensor], Tensor]
 
 
-def gradients_of(model: nn.Module) -> "AutogradGradients | StackGradients":
+def gradients_of(
+    model: nn.Module, label_smoothing: float = 0.0
+) -> "AutogradGradients | StackGradients":
     """By hand for a network that says it is a stack (``model.stack()``), else by autograd.
 
     Autograd costs a network this small as much as its matrix products.
+
+    :param label_smoothing: share of each label that is spread over all classes.
     """
     stack: Callable[[], tuple[list[nn.Linear], float]] | None = getattr(model, "stack", None)
-    return AutogradGradients(model) if stack is None else StackGradients(*stack())
+    if stack is None:
+        return AutogradGradients(model, label_smoothing)
+    return StackGradients(*stack(), label_smoothing)
 
 
 class SharedGradients:
@@ -46,12 +52,13 @@ class SharedGradients:
 class AutogradGradients:
     """For any network."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, label_smoothing: float = 0.0) -> None:
+        self.model, self.label_smoothing = model, label_smoothing
 
     def __call__(self, images: Tensor, classes: Tensor) -> Tensor:
         self.model.zero_grad(set_to_none=False)  # the optimizer's gradients are views: kept
-        loss = F.cross_entropy(self.model(images), classes)
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
         loss.backward()
         return loss.detach() * len(classes)
 
@@ -59,12 +66,15 @@ class AutogradGradients:
 class StackGradients:
     """For linear layers with LeakyReLU between them (a negative slope of 0 is ReLU).
 
-    With a layer's input a and logits z, it begins with g = dL/dz = (softmax(z) - onehot) / B; then,
+    With a layer's input a and logits z, it begins with g = dL/dz = (softmax(z) - target) / B, where
+    a target is one-hot, or smoothed; then,
     layer by layer, dL/dW = gᵀ a, dL/db = Σ g, and the next g = (g W) · f'(a), where f'(a) is 1 for
     a > 0 and else the slope: LeakyReLU keeps signs, so its result tells what its argument was.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], negative_slope: float) -> None:
+    def __init__(
+        self, layers: Sequence[nn.Linear], negative_slope: float, label_smoothing: float = 0.0
+    ) -> None:
         assert all(
             parameter.grad is not None for layer in layers for parameter in layer.parameters()
         ), "there are no gradients yet to write into: build the optimizer first"
@@ -73,7 +83,10 @@ class StackGradients:
         self.biases = [layer.bias.detach() for layer in layers]
         self.weight_gradients = [layer.weight.grad for layer in layers]
         self.bias_gradients = [layer.bias.grad for layer in layers]
-        self.onehot = torch.eye(len(self.biases[-1]), device=self.biases[-1].device)
+        classes = len(self.biases[-1])
+        onehot = torch.eye(classes, device=self.biases[-1].device)
+        self.label_smoothing = label_smoothing
+        self.targets = onehot * (1 - label_smoothing) + label_smoothing / classes
 
     @torch.no_grad()
     def __call__(self, images: Tensor, classes: Tensor) -> Tensor:
@@ -84,8 +97,12 @@ class StackGradients:
             activations.append(x)
         logits = torch.addmm(self.biases[-1], x, self.weights[-1].t())
         log_probabilities = torch.log_softmax(logits, 1)
-        loss = F.nll_loss(log_probabilities, classes, reduction="sum")
-        g = log_probabilities.exp_().sub_(self.onehot[classes]).div_(len(classes))
+        targets = self.targets[classes]
+        if self.label_smoothing:
+            loss = -(targets * log_probabilities).sum()
+        else:
+            loss = F.nll_loss(log_probabilities, classes, reduction="sum")
+        g = log_probabilities.exp_().sub_(targets).div_(len(classes))
         for i in reversed(range(len(self.weights))):
             torch.mm(g.t(), activations[i], out=self.weight_gradients[i])
             torch.sum(g, 0, out=self.bias_gradients[i])

@@ -95,7 +95,7 @@ class Progress:
         ranks.wait()
         return Elsewhere(RunError.exit_status)
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: nn.Module, optimizer: Adam) -> None:
         """Keep the results."""
 
 

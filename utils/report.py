@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from utils.record import ran_on
-from utils.tables import interval, markdown, number, title
+from utils.tables import interval, markdown, number, settings_text, title
 
 #: Of confused pairs; more are in the picture.
 PAIRS = 10
@@ -100,7 +100,7 @@ def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{record['model']['parameters']:,}"),
     ]
     if training:
-        settings = ", ".join(f"{name} {value}" for name, value in training["settings"].items())
+        settings = settings_text(training["settings"])
         trained = f"`{training['exp_name']}` on {training['dataset']['name']}"
         rows.append(("training", f"{trained}, epoch {checkpoint['epoch']} ({settings})"))
     commit = f"commit {git['commit']}{' with changes' * git['changed']}" if git else "no commit"

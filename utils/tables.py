@@ -1,7 +1,10 @@
 """Tables as Markdown, aligned so that they can be read as text too."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from utils.record import flat
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -44,6 +47,16 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.4f}" if value < 10_000 else f"{value:.4g}"
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """A training's settings in a line, without those that are off."""
+    known = ((name.split(".")[-1], value) for name, value in flat(settings))
+    return "; ".join(
+        f"{name} {value}"
+        for name, value in known
+        if value is not None and not (isinstance(value, float) and value == 0)
+    )
 
 
 def percent(probability: float) -> str:

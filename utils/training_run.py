@@ -30,7 +30,7 @@ from utils.progress import COLUMNS, Progress, Row
 from utils.record import RECORD_ONLY, flat, now, ran_on, spent, write_json
 from utils.signals import EXIT_STATUS
 
-STATE_FORMAT = "djsw-state-4"
+STATE_FORMAT = "djsw-state-5"
 #: A checkpoint is kept of every so many epochs, besides the best and the last.
 CHECKPOINT_EVERY = 10
 #: While epochs are finished the record is written anew after so many seconds.
@@ -229,7 +229,8 @@ class TrainingRun(Progress):
     def save_epoch(self, row: Row, model: nn.Module, optimizer: Adam) -> None:
         """Keep a finished epoch: its checkpoints, its line of the history, the state."""
         super().save_epoch(row, model, optimizer)
-        weights = cpu_weights(model)
+        with optimizer.averaged():
+            weights = cpu_weights(model)
         if self.best is row:
             self.best_weights = weights
             self._save_checkpoint(self.best_file, weights, row)
@@ -288,7 +289,7 @@ class TrainingRun(Progress):
         self.events.remove()
         return RunError(reason)
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: nn.Module, optimizer: Adam) -> None:
         """Keep the last epoch, write the record with the results, and draw the curves."""
         if self.finished:
             return
@@ -296,7 +297,9 @@ class TrainingRun(Progress):
 
         last = self.history[-1]
         if not self._epoch_file(last["epoch"]).exists():
-            self._save_checkpoint(self._epoch_file(last["epoch"]), cpu_weights(model), last)
+            with optimizer.averaged():
+                weights = cpu_weights(model)
+            self._save_checkpoint(self._epoch_file(last["epoch"]), weights, last)
         self._end_session("finished")
         self._save_record(
             "finished",
@@ -364,8 +367,11 @@ class TrainingRun(Progress):
                 "give another --exp_name"
             )
         before, here = dict(flat(state["about"])), dict(flat(self.about))
+        may_change = MAY_CHANGE
+        if here.get("settings.schedule") != "constant":
+            may_change = MAY_CHANGE - {"settings.num_epochs"}  # which decides every learning rate
         for name in before | here:
-            if name not in MAY_CHANGE and before.get(name) != here.get(name):
+            if name not in may_change and before.get(name) != here.get(name):
                 raise UsageError(
                     f"{self.exp_name!r} was trained with {name} {before.get(name)}, not "
                     f"{here.get(name)}; give the same to --resume it, or another --exp_name"

