@@ -67,7 +67,29 @@ class Settings(Recipe):
 
 RECIPES: dict[str, dict[str, Recipe]] = {
     "standard": dict.fromkeys(DATASETS, Recipe()),
-    "tuned": {},
+    "tuned": {
+        "mnist_4_9": Recipe(
+            num_epochs=400,
+            batch_size=128,
+            lr=3e-3,
+            schedule="one_cycle",
+            deformation=Deformation(12, 0.1, 0.15, 1, elastic=0.8, nodes=6),
+        ),
+        "usps_0_6": Recipe(
+            num_epochs=400,
+            batch_size=128,
+            lr=4e-3,
+            schedule="one_cycle",
+            deformation=Deformation(12, 0.12, 0.2, 1, elastic=0.8, nodes=6),
+        ),
+        "mnist_0_3": Recipe(
+            num_epochs=60,
+            batch_size=128,
+            lr=2e-3,
+            schedule="one_cycle",
+            deformation=Deformation(9, 0.07, 0.1, 1, elastic=0.8, nodes=6),
+        ),
+    },
 }
 #: Of a recipe, what has a flag.
 FLAGS = ("num_epochs", "batch_size", "lr")

@@ -17,11 +17,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from DJSW import main as djsw
 from DJSW.pipelines import DATASETS, PEOPLE, open_split
-from DJSW.recipes import FLAGS
+from DJSW.recipes import FLAGS, settings
 from utils.command_line import Parser, run_command
 from utils.failures import RunError, UsageError
 from utils.files import ROOT, find_file, sha256_of
@@ -123,7 +124,7 @@ def require_known(path: Path, record: Mapping[str, Any]) -> None:
 
 def tell_differences(record: Mapping[str, Any]) -> None:
     """Say in what this checkout, its packages and the device differ from the recorded ones."""
-    from utils.record import ran_on, source_hashes, versions
+    from utils.record import flat, ran_on, source_hashes, versions
 
     session = record["sessions"][-1]
     git = session["git"] or {"commit": "unknown", "changed": False}
@@ -145,6 +146,12 @@ def tell_differences(record: Mapping[str, Any]) -> None:
     for package, version in versions().items():
         if session["versions"].get(package, version) != version:
             print(f"version     {package} was {session['versions'][package]}, is {version}")
+    if "settings" in record:
+        args = djsw.parser().parse_args(words(record, Path()))
+        now_settings = dict(flat(asdict(settings(args, record["dataset"]["name"]))))
+        for name, value in flat(record["settings"]):
+            if now_settings.get(name) != value:
+                print(f"recipe      {name} was {value}, is {now_settings.get(name)}")
     changes = [session["change"] for session in record["sessions"] if session.get("change")]
     for change in changes:
         print(f"note        a later part ran {change}")

@@ -1,6 +1,9 @@
 """What recipes are made of, each against something that was not written here."""
 
+import json
 import math
+import shutil
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -11,14 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from DJSW import main as djsw
-from DJSW import recipes
+from DJSW import recipes, reproduce
 from DJSW.pipelines import DATASETS, build_model
-from DJSW.recipes import RECIPES, Deformation
+from DJSW.recipes import RECIPES, Deformation, Recipe
 from DJSW.train import one_cycle
 from utils.adam import Adam
+from utils.checkpoint import load_checkpoint, read_plain, weights_sha256
 from utils.deformations import Deformer
 from utils.failures import UsageError
 from utils.gradients import AutogradGradients, StackGradients
+from utils.signals import stop_request
 
 CPU = torch.device("cpu")
 STILL = {"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0, "nodes": 4}
@@ -182,4 +187,80 @@ def test_flags_change_the_recipe(monkeypatch):
 
 def test_every_dataset_has_the_standard_recipe():
     assert RECIPES["standard"].keys() == DATASETS.keys()
-    assert RECIPES["tuned"].keys() <= DATASETS.keys()
+    assert RECIPES["standard"].keys() >= RECIPES["tuned"].keys() > set()
+
+
+def test_a_tuned_training_resumes_to_the_same_bits(tmp_path, processed, monkeypatch):
+    """All ingredients at once: stopped within the second epoch, and never stopped."""
+    everything = Recipe(
+        num_epochs=3,
+        batch_size=16,
+        lr=3e-3,
+        schedule="one_cycle",
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        averaging=0.9,
+        deformation=Deformation(9, 0.07, 0.1, 1, 0.8, 5),
+    )
+    monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": everything})
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    flags = ["--username=waly", f"--output_dir={tmp_path}", "--train", "--recipe=tuned"]
+    assert djsw.main([*flags, "--exp_name=whole"]) == 0
+    steps = []
+
+    def stop(self):
+        steps.append(1)
+        if len(steps) == 9:  # of 7 an epoch
+            stop_request.signal = "SIGUSR1"
+        return step(self)
+
+    step = Adam.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Adam, "step", stop)
+        assert djsw.main([*flags, "--exp_name=parts"]) == 75
+    stop_request.signal = None
+    assert djsw.main([*flags, "--exp_name=parts", "--resume"]) == 0
+    histories, weights = [], []
+    for name in ("whole", "parts"):
+        rows = (tmp_path / f"{name}_history.csv").read_text().splitlines()
+        histories.append([row.split(",")[:5] for row in rows])
+        weights.append(load_checkpoint(tmp_path / f"{name}_checkpoint_epoch_3.pt").weights)
+    assert histories[0] == histories[1] and len(histories[0]) == 4
+    assert weights_sha256(weights[0]) == weights_sha256(weights[1])
+    rates = [float(row[4]) for row in histories[0][1:]]
+    assert rates[-1] < 1e-6 < rates[0]  # the schedule's end
+    state = read_plain(tmp_path / "parts_resume.pt")
+    model, _ = build_model("waly", "usps_0_6")
+    model.load_state_dict(state["weights"])
+    assert weights_sha256(model.state_dict()) != weights_sha256(weights[0])  # the mean was saved
+    record = json.loads((tmp_path / "parts_run.json").read_text())
+    assert record["settings"]["deformation"]["elastic"] == 0.8
+    assert record["settings"]["recipe"] == "tuned"
+
+
+def test_a_schedule_s_length_is_fixed(tmp_path, processed, monkeypatch, capsys):
+    """More epochs would have had other learning rates from the first step on."""
+    recipe = Recipe(num_epochs=2, batch_size=32, schedule="one_cycle")
+    monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": recipe})
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    flags = ["--username=waly", f"--output_dir={tmp_path}", "--train", "--exp_name=e"]
+    assert djsw.main([*flags, "--recipe=tuned"]) == 0
+    capsys.readouterr()
+    assert djsw.main([*flags, "--recipe=tuned", "--num_epochs=3", "--resume"]) == 2
+    assert "was trained with settings.num_epochs 2, not 3" in capsys.readouterr().err
+
+
+def test_reproduction_of_a_tuned_training(tmp_path, processed, monkeypatch, capsys):
+    recipe = Recipe(num_epochs=2, batch_size=32, averaging=0.9, schedule="one_cycle")
+    monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": recipe})
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    flags = ["--username=waly", f"--output_dir={tmp_path}", "--train", "--exp_name=e"]
+    assert djsw.main([*flags, "--recipe=tuned", "--device=cpu", "--lr=0.002"]) == 0
+    assert reproduce.main([str(tmp_path / "e_run.json")]) == 0
+    assert "identical   all" in capsys.readouterr().out
+    changed = replace(recipe, weight_decay=0.5)
+    monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": changed})
+    shutil.rmtree(tmp_path / "reports")
+    assert reproduce.main([str(tmp_path / "e_run.json")]) == 1
+    assert "recipe      weight_decay was 0.0, is 0.5" in capsys.readouterr().out

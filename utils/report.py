@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from utils.record import ran_on
-from utils.tables import interval, markdown, number, settings_text, title
+from utils.tables import confused, interval, markdown, number, settings_text, title
 
 #: Of confused pairs; more are in the picture.
 PAIRS = 10
@@ -70,18 +70,13 @@ def _digit(record: Mapping[str, Any], column: int) -> tuple[str, ...]:
 def _errors(record: Mapping[str, Any]) -> list[str]:
     confusion, digits = record["confusion"], record["classes"]
     picture = f"![images by true and predicted digit]({record['exp_name']}_confusion.png)"
-    pairs = [
-        (count, digit, other, sum(row))
-        for digit, row in zip(digits, confusion, strict=True)
-        for other, count in zip(digits, row, strict=True)
-        if digit != other and count
-    ]
+    pairs = confused(record)
     if not pairs:
         return ["No image was wrong.", picture]
-    pairs.sort(key=lambda pair: -pair[0])
+    images = dict(zip(digits, map(sum, confusion), strict=True))
     rows = [
-        (str(digit), str(other), str(count), f"{count / of_digit:.2%}")
-        for count, digit, other, of_digit in pairs[:PAIRS]
+        (str(digit), str(other), str(count), f"{count / images[digit]:.2%}")
+        for digit, other, count in pairs[:PAIRS]
     ]
     return [
         "Most confused:",

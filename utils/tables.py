@@ -49,6 +49,18 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if value < 10_000 else f"{value:.4g}"
 
 
+def confused(record: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """Of an evaluation: digit, what it was taken for, how often; the most frequent first."""
+    digits = record["classes"]
+    pairs = [
+        (digit, other, count)
+        for digit, row in zip(digits, record["confusion"], strict=True)
+        for other, count in zip(digits, row, strict=True)
+        if digit != other and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])
+
+
 def settings_text(settings: Mapping[str, Any]) -> str:
     """A training's settings in a line, without those that are off."""
     known = ((name.split(".")[-1], value) for name, value in flat(settings))
