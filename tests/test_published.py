@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 
 import pytest
 
 from DJSW import results
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from DJSW.recipes import RECIPES
 from utils.checkpoint import load_checkpoint, weights_sha256
 from utils.evaluations import read_evaluation
 from utils.files import ROOT, sha256_of
@@ -53,6 +55,34 @@ def test_evaluations_are_whole(path):
     for picture in ("confusion", "errors", "reliability"):
         content = path.with_name(f"{name}_{picture}.png").read_bytes()
         assert content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82")
+
+
+def test_tuned_recipes_are_published():
+    """Of each network five seeds, all evaluated, of which the best by validation is kept."""
+    tuned = [result for result in results.results() if result.recipe == "tuned"]
+    assert {result.username for result in tuned} == {"sigurd", "waly", "dennis"}
+    for result in tuned:
+        assert len(result.records) == 5 == len(result.evaluations)
+        assert len({record["settings"]["seed"] for record in result.records.values()}) == 5
+        person = PEOPLE[result.username]
+        expected = asdict(RECIPES["tuned"][person.dataset])
+        losses = []
+        for name, record in result.records.items():
+            assert record["status"] == "finished"
+            assert not any(session["git"]["changed"] for session in record["sessions"])
+            assert {key: record["settings"][key] for key in expected} == expected
+            best = record["results"]["best"]
+            losses.append(best["validation_loss"])
+            evaluation = result.evaluations[name]
+            assert evaluation["checkpoint"]["file"].endswith(f"{name}_checkpoint_best.pt")
+            assert evaluation["checkpoint"]["epoch"] == best["epoch"]
+        assert losses[0] == min(losses)
+        path = ROOT / result.published["checkpoint"]["file"]
+        assert sha256_of(path) == result.published["checkpoint"]["sha256"]
+        best = result.records[result.name]["results"]["best"]
+        assert weights_sha256(load_checkpoint(path).weights) == best["weights_sha256"]
+        page = ROOT / "reports" / f"{result.name}_report.md"
+        assert page.read_text(encoding="utf-8") == report(result.published)
 
 
 def test_readme_and_model_cards_are_up_to_date():

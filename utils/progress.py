@@ -107,7 +107,7 @@ def epoch_line(row: Mapping[str, Any], num_epochs: int, images_per_second: float
         f"  train loss {row['train_loss']:.4f}"
         f"  validation loss {row['validation_loss']:.4f}"
         f"  accuracy {row['validation_accuracy']:7.2%}"
-        f"  lr {row['learning_rate']:g}"
+        f"  lr {row['learning_rate']:.3g}"
         f"  {images_per_second:8,.0f} images/s"
         f"  {left // 60:.0f}:{left % 60:02.0f} left"
     )

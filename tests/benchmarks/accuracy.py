@@ -1,0 +1,89 @@
+"""Seconds from the start of a training to an accuracy: ``uv run tests/benchmarks/accuracy.py``.
+
+SMLP on MNIST 4-9 by each recipe. The test set is read after each epoch here, to measure speed (the
+clock stands still meanwhile); no published weights come of it. Writes
+``reports/benchmarks/accuracy.json`` and ``.md``.
+"""
+
+import time
+
+STARTED = time.perf_counter()  # before anything is loaded, as a command's user counts
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+from DJSW.pipelines import build_model, open_split
+from DJSW.recipes import RECIPES, Settings
+from DJSW.train import split_rows, train_epoch
+from utils.adam import Adam
+from utils.batches import load_rows, predict
+from utils.device import device_name
+from utils.progress import Progress
+from utils.record import facts, write_json
+from utils.tables import markdown
+
+GOALS = (0.9748, 0.99)
+CPU = torch.device("cpu")
+
+
+def curve(recipe: str, started: float) -> list[tuple[float, float]]:
+    """Seconds and test accuracy after each epoch."""
+    settings = Settings(**vars(RECIPES[recipe]["mnist_4_9"]), recipe=recipe, seed=42)
+    torch.manual_seed(settings.seed)
+    model, _ = build_model("sigurd", "mnist_4_9")
+    data = open_split("mnist_4_9", train=True)
+    training = load_rows(data, CPU, split_rows(len(data))[0])
+    test = load_rows(open_split("mnist_4_9", train=False), CPU)
+    adam = Adam(model, settings.lr, settings.weight_decay, settings.averaging)
+    run = Progress()
+    found, paused = [], 0.0
+    for _ in range(settings.num_epochs):
+        train_epoch(model, adam, training, settings, run, CPU)
+        run.history.append({})
+        stopped = time.perf_counter()
+        logits, classes = predict(model, test, CPU)
+        accuracy = (logits.argmax(1) == classes).double().mean().item()
+        found.append((stopped - started - paused, accuracy))
+        paused += time.perf_counter() - stopped
+    return found
+
+
+def main() -> None:
+    """Measure, print and write."""
+    start_up = time.perf_counter() - STARTED
+    rows, curves = [], {}
+    for recipe in RECIPES:
+        curves[recipe] = curve(recipe, time.perf_counter() - start_up)
+        reached = [
+            next((f"{s:.1f}" for s, accuracy in curves[recipe] if accuracy >= goal), "-")
+            for goal in GOALS
+        ]
+        seconds, final = curves[recipe][-1]
+        rows.append((recipe, *reached, f"{seconds:.1f} ({final:.4f})"))
+    about = facts(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
+    header = ("recipe", *(f"seconds to {goal}" for goal in GOALS), "to the end (accuracy there)")
+    text = "\n\n".join(
+        [
+            "SMLP on MNIST 4-9, seed 42, one thread: seconds from the start of the process to a "
+            f"test accuracy, {start_up:.1f} of them for loading torch.",
+            markdown(header, rows),
+            f"{about['device']['name']}, {os.cpu_count()} cores, {platform.system()}; "
+            + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+        ]
+    )
+    print(text)
+    folder = ROOT / "reports" / "benchmarks"
+    (folder / "accuracy.md").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "accuracy.json", {"curves": curves, "session": about})
+
+
+if __name__ == "__main__":
+    main()
