@@ -111,3 +111,5 @@ def test_readme_has_the_benchmark_s_tables():
     tables = measured.split("\n\n")[1:3]
     assert all(table.startswith("|") for table in tables)
     assert all(table in README for table in tables)
+    measured = (ROOT / "reports" / "benchmarks" / "accuracy.md").read_text(encoding="utf-8")
+    assert measured.split("\n\n")[1].startswith("| recipe") and measured.split("\n\n")[1] in README
