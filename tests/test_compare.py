@@ -247,7 +247,9 @@ def test_everyone_on_everything(call, monkeypatch):
             assert found["training"]["dataset"]["name"] == dataset
             assert f"{found['metrics']['accuracy']:.4f}" in cell
     assert all(sum("**" in line.split("|")[k] for line in matrix[2:]) >= 1 for k in (2, 3, 4))
-    assert "num_epochs 1; batch_size 64; lr 0.001; seed 42" in page
+    assert (
+        "num_epochs 1; batch_size 64; lr 0.001; schedule constant; recipe standard; seed 42" in page
+    )
     record_file = call.out.parent / "weights" / "WMLP" / "wmlp_std_run.json"
     text = record_file.read_text()
     again = ("--everyone", "--exp_name=std", "--output_dir", call.out.parent / "weights")
