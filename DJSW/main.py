@@ -56,32 +56,6 @@ def parser() -> Parser:
         help="digits other than the person's (evaluating: than the checkpoint's)",
     )
     flags.add_argument(
-        "--recipe",
-        choices=RECIPES,
-        default="standard",
-        help="how to train: standard (the default: Adam and nothing else) or tuned",
-    )
-    of_recipe = "default: the recipe's; standard has"
-    flags.add_argument("--num_epochs", type=positive_int, help=f"{of_recipe} 10")
-    flags.add_argument("--batch_size", type=positive_int, help=f"{of_recipe} 64")
-    flags.add_argument(
-        "--lr", type=positive_float, help=f"Adam's, at its highest; {of_recipe} 0.001"
-    )
-    flags.add_argument(
-        "--seed", type=seed, default=42, help="of the weights and the order of images; default 42"
-    )
-    flags.add_argument(
-        "--patience",
-        type=positive_int,
-        metavar="EPOCHS",
-        help="stop after so many epochs without a better validation loss; default: never",
-    )
-    flags.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with a training of this name where it was stopped, if there is one",
-    )
-    flags.add_argument(
         "--array_task",
         type=array_task,
         metavar="N",
@@ -98,7 +72,38 @@ def parser() -> Parser:
         default="auto",
         help="default auto: a GPU where there is one",
     )
+    _add_training(flags)
     return flags
+
+
+def _add_training(flags: Parser) -> None:
+    training = flags.add_argument_group("training")
+    training.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="standard",
+        help="how to train: standard (the default: Adam and nothing else) or tuned",
+    )
+    of_recipe = "default: the recipe's; standard has"
+    training.add_argument("--num_epochs", type=positive_int, help=f"{of_recipe} 10")
+    training.add_argument("--batch_size", type=positive_int, help=f"{of_recipe} 64")
+    training.add_argument(
+        "--lr", type=positive_float, help=f"Adam's, at its highest; {of_recipe} 0.001"
+    )
+    training.add_argument(
+        "--seed", type=seed, default=42, help="of the weights and the order of images; default 42"
+    )
+    training.add_argument(
+        "--patience",
+        type=positive_int,
+        metavar="EPOCHS",
+        help="stop after so many epochs without a better validation loss; default: never",
+    )
+    training.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a training of this name where it was stopped, if there is one",
+    )
 
 
 def command(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from signal import Signals
@@ -24,10 +25,11 @@ from utils.checkpoint import describe, load_checkpoint
 from utils.deformations import Deformer
 from utils.failures import RunError
 from utils.files import find_file, find_folder, recorded
-from utils.gradients import SharedGradients, StackGradients, gradients_of
+from utils.gradients import Gradients, SharedGradients, StackGradients, gradients_of
 from utils.mnist_dataset import MnistH5Dataset
 from utils.progress import Progress, epoch_line
 from utils.record import facts
+from utils.schedules import SCHEDULES
 from utils.signals import stop_request
 from utils.training_run import TrainingRun
 
@@ -169,13 +171,7 @@ def train_pipeline(
         started = time.perf_counter() - run.seconds
         losses = train_epoch(model, optimizer, training, settings, run, device)
         trained = time.perf_counter()
-        with optimizer.averaged():
-            validation_loss, accuracy = _validate(model, validation, device)
-        if not math.isfinite(validation_loss):
-            raise run.failed(
-                f"the validation loss is {validation_loss} after epoch {len(run.history) + 1}; "
-                f"try a smaller --lr than {settings.lr:g}"
-            )
+        validation_loss, accuracy = _validate(model, optimizer, validation, settings, run, device)
         row = {
             "epoch": len(run.history) + 1,
             "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
@@ -210,44 +206,30 @@ def train_epoch(
     shared = SharedGradients(gradients, optimizer.gradients) if ranks.count() > 1 else gradients
     epoch, done, size = len(run.history) + 1, len(run.losses), settings.batch_size
     order = epoch_order(len(training), settings.seed, epoch)
-    deformer = None
-    if settings.deformation:
-        image_size = training[slice(0, 1)][0].shape[-2:]
-        deformer = Deformer(image_size, device, **asdict(settings.deformation))
-    generator, deformed = torch.Generator(), _stream(settings.seed, epoch, 0, purpose=1)
-    # A stack draws nothing; what others draw (dropout) follows from seed, epoch and step.
-    draws = not isinstance(gradients, StackGradients)
-    stream = _stream(settings.seed, epoch, ranks.rank())
-    # torch.manual_seed seeds every kind of device, which takes 75 µs.
-    seed_step = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+    deformer = _deformer(settings, training, device)
+    deformations = _stream(settings.seed, epoch, 0, purpose=1)  # of all ranks
+    seed_step, stream = _seeder(gradients, device), _stream(settings.seed, epoch, ranks.rank())
     # Kept on the device: reading a loss would make a GPU wait.
     losses = torch.zeros(math.ceil(len(order) / size), device=device)
     losses[:done] = run.losses.to(device)
+    schedule, steps = SCHEDULES[settings.schedule], settings.num_epochs * len(losses)
     ask_every = 1 if ranks.count() == 1 else ASK_EVERY
     started = saved = time.perf_counter()
     rest = batches(training, order[done * size :], size, device)
     hidden = True if ranks.rank() else None  # None: shown where there is a terminal
     bar = tqdm(rest, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=hidden)
     for step, (images, classes) in enumerate(bar, start=done):
-        if draws:
-            seed_step(stream + step)
+        seed_step(stream + step)
         if deformer:
-            count = min(size, len(order) - step * size)  # of all ranks: each has its share
-            generator.manual_seed(deformed + step)
-            drawn = deformer.draw(count, generator)[ranks.share(count)]
-            images = deformer(images, drawn)
-        if settings.schedule == "one_cycle":
-            overall = (epoch - 1) * len(losses) + step
-            optimizer.lr = settings.lr * one_cycle(overall, settings.num_epochs * len(losses))
+            whole = min(size, len(order) - step * size)
+            images = deformer.share(images, whole, deformations + step)
+        optimizer.lr = settings.lr * schedule((epoch - 1) * len(losses) + step, steps)
         losses[step] = shared(images, classes)
         optimizer.step()
         now = time.perf_counter()
         if step % 100 == 99 and device.type == "cpu":
             _require_finite(losses[: step + 1], run, settings.lr)
-        wish = SAVE if now - saved > SAVE_SECONDS else 0
-        if stop_request.signal:
-            wish = Signals[stop_request.signal]
-        if step % ask_every == 0 and (wish := ranks.greatest(wish, device)):
+        if step % ask_every == 0 and (wish := ranks.greatest(_wish(now - saved), device)):
             _require_finite(losses[: step + 1], run, settings.lr)
             signal = Signals(wish).name if wish != SAVE else None
             seconds = run.seconds + now - started
@@ -257,18 +239,26 @@ def train_epoch(
     return losses.cpu()
 
 
-def one_cycle(step: int, steps: int) -> float:
-    """The learning rate of a step, 0 … steps-1, as a share of the highest.
+def _deformer(settings: Settings, training: Samples, device: torch.device) -> Deformer | None:
+    if settings.deformation is None:
+        return None
+    image_size = training[slice(0, 1)][0].shape[-2:]
+    return Deformer(image_size, device, **asdict(settings.deformation))
 
-    Up from 1/25 in the first 30 % of the steps, then down to 1/250 000, both along a cosine, as
-    ``torch.optim.lr_scheduler.OneCycleLR`` has it (Smith and Topin, arXiv:1708.07120).
-    """
-    peak = 0.3 * steps - 1
-    if step <= peak:
-        start, end, share = 1 / 25, 1.0, step / peak
-    else:
-        start, end, share = 1.0, 1 / 250_000, (step - peak) / (steps - 1 - peak)
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+def _seeder(gradients: Gradients, device: torch.device) -> Callable[[int], object]:
+    """What seeds a step: what a network draws (dropout) follows from seed, epoch and step."""
+    if isinstance(gradients, StackGradients):
+        return int  # a stack draws nothing
+    # torch.manual_seed seeds every kind of device, which takes 75 µs.
+    return torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+
+
+def _wish(seconds: float) -> int:
+    """What this rank wishes, so long after the last save."""
+    if stop_request.signal:
+        return Signals[stop_request.signal]
+    return SAVE if seconds > SAVE_SECONDS else 0
 
 
 def _require_finite(losses: Tensor, run: Progress, lr: float) -> None:
@@ -296,8 +286,21 @@ def _stream(seed: int, epoch: int, rank: int = 0, purpose: int = 0) -> int:
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
-def _validate(model: nn.Module, validation: Samples, device: torch.device) -> tuple[float, float]:
+def _validate(
+    model: nn.Module,
+    optimizer: Adam,
+    validation: Samples,
+    settings: Settings,
+    run: Progress,
+    device: torch.device,
+) -> tuple[float, float]:
     """Mean loss and accuracy."""
-    logits, classes = predict(model, validation, device)
-    right = int((logits.argmax(1) == classes).sum())
-    return F.cross_entropy(logits, classes).item(), right / len(classes)
+    with optimizer.averaged():
+        logits, classes = predict(model, validation, device)
+    loss = F.cross_entropy(logits, classes).item()
+    if not math.isfinite(loss):
+        raise run.failed(
+            f"the validation loss is {loss} after epoch {len(run.history) + 1}; "
+            f"try a smaller --lr than {settings.lr:g}"
+        )
+    return loss, int((logits.argmax(1) == classes).sum()) / len(classes)

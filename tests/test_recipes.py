@@ -17,12 +17,12 @@ from DJSW import main as djsw
 from DJSW import recipes, reproduce
 from DJSW.pipelines import DATASETS, build_model
 from DJSW.recipes import RECIPES, Deformation, Recipe
-from DJSW.train import one_cycle
 from utils.adam import Adam
 from utils.checkpoint import load_checkpoint, read_plain, weights_sha256
 from utils.deformations import Deformer
 from utils.failures import UsageError
 from utils.gradients import AutogradGradients, StackGradients
+from utils.schedules import one_cycle
 from utils.signals import stop_request
 
 CPU = torch.device("cpu")

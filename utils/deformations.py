@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils import ranks
+
 
 class Deformer:
     """Rotates, scales, shears, shifts and elastically deforms images, each one in its own way.
@@ -43,6 +45,7 @@ class Deformer:
         affine = torch.stack([ones * x, ones * y[:, None], ones])
         bumps = torch.einsum("yi,xj->ijyx", _bumps(y, nodes), _bumps(x, nodes))
         self.fields = torch.cat([affine, bumps.flatten(0, 1)]).flatten(1).to(device)
+        self.generator = torch.Generator()
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Random coefficients (count, 2, K) for as many images, drawn on the CPU: the same for
@@ -59,6 +62,12 @@ class Deformer:
         bumps = torch.randn(count, 2, self.nodes**2, generator=generator)
         coefficients[:, :, 3:] = bumps * (self.elastic * self.pixel[:, None])
         return coefficients
+
+    def share(self, images: Tensor, whole: int, seed: int) -> Tensor:
+        """This rank's images of a batch of ``whole`` images, deformed as follows from ``seed``:
+        in the same way whatever the number of ranks."""
+        drawn = self.draw(whole, self.generator.manual_seed(seed))
+        return self(images, drawn[ranks.share(whole)])
 
     def __call__(self, images: Tensor, coefficients: Tensor) -> Tensor:
         """The images (B, 1, H, W), deformed by coefficients (B, 2, K)."""

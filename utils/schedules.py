@@ -1,0 +1,24 @@
+"""Learning rates by step: each a share of the highest, for step 0 … steps-1."""
+
+import math
+
+
+def constant(step: int, steps: int) -> float:
+    """The same in every step."""
+    return 1.0
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Up from 1/25 in the first 30 % of the steps, then down to 1/250 000, both along a cosine.
+
+    As ``torch.optim.lr_scheduler.OneCycleLR`` has it (Smith and Topin, arXiv:1708.07120).
+    """
+    peak = 0.3 * steps - 1
+    if step <= peak:
+        start, end, share = 1 / 25, 1.0, step / peak
+    else:
+        start, end, share = 1.0, 1 / 250_000, (step - peak) / (steps - 1 - peak)
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+SCHEDULES = {"constant": constant, "one_cycle": one_cycle}
