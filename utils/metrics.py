@@ -179,7 +179,7 @@ def confidence_gaps(
 
 
 def expected_calibration_error(bins: np.ndarray, gaps: np.ndarray) -> float:
-    """Mean over the images of |accuracy - mean confidence| of their bin, in [0, 1]."""
+    """Mean over the images of ``abs(accuracy - mean confidence)`` of their bin, in [0, 1]."""
     return float(np.abs(np.bincount(bins, weights=gaps)).sum() / len(gaps))
 
 
