@@ -71,10 +71,11 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "standard": dict.fromkeys(DATASETS, Recipe()),
     "tuned": {
         "mnist_4_9": Recipe(
-            num_epochs=800,
+            num_epochs=600,
             batch_size=128,
             lr=3e-3,
             schedule="one_cycle",
+            weight_decay=0.05,
             deformation=Deformation(12, 0.1, 0.15, 1, elastic=0.8, nodes=6),
         ),
         "usps_0_6": Recipe(
