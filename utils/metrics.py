@@ -17,7 +17,11 @@ from sklearn import metrics as sklearn_metrics
 
 
 def accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """The share of predictions that are right, in [0, 1]."""
+    """The share of predictions that are right, in [0, 1].
+
+    >>> accuracy([4, 4, 9, 9], [4, 9, 9, 9])
+    0.75
+    """
     return float(sklearn_metrics.accuracy_score(y_true, y_pred))
 
 
@@ -41,7 +45,13 @@ def recall(
     classes: Sequence[int] | None = None,
     average: str = "macro",
 ) -> float:
-    """Mean over the classes of (right among those true); 0 for a class that does not occur."""
+    """Mean over the classes of (right among those true); 0 for a class that does not occur.
+
+    >>> recall([4, 4, 9, 9], [4, 9, 9, 9], classes=[4, 9])
+    0.75
+    >>> recall([4, 4, 9, 9], [4, 9, 9, 9], classes=[4, 5, 9])
+    0.5
+    """
     return float(
         sklearn_metrics.recall_score(
             y_true, y_pred, labels=classes, average=average, zero_division=0
