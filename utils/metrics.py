@@ -65,7 +65,7 @@ def f1(
     classes: Sequence[int] | None = None,
     average: str = "macro",
 ) -> float:
-    """Mean over the classes of the harmonic mean of precision and recall."""
+    """Mean over the classes of the harmonic mean of precision and recall, in [0, 1]."""
     return float(
         sklearn_metrics.f1_score(y_true, y_pred, labels=classes, average=average, zero_division=0)
     )
@@ -82,7 +82,7 @@ def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def mse(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Mean squared difference of the digits."""
+    """Mean squared difference of the digits, in digits squared."""
     return float(sklearn_metrics.mean_squared_error(*_quantities(y_true, y_pred)))
 
 
@@ -92,7 +92,7 @@ def rmse(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def mae(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Mean absolute difference of the digits."""
+    """Mean absolute difference of the digits, in digits."""
     return float(sklearn_metrics.mean_absolute_error(*_quantities(y_true, y_pred)))
 
 
