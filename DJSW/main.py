@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from DJSW.pipelines import DATASETS, PEOPLE
-from DJSW.recipes import RECIPES
+from DJSW.recipes import RECIPES, Recipe
 from utils.command_line import (
     Parser,
     array_task,
@@ -53,7 +53,7 @@ def parser() -> Parser:
     flags.add_argument(
         "--dataset",
         choices=DATASETS,
-        help="digits other than the person's (evaluating: than the checkpoint's)",
+        help="digits other than the person's; evaluating, only a bare state dict needs it",
     )
     flags.add_argument(
         "--array_task",
@@ -82,13 +82,17 @@ def _add_training(flags: Parser) -> None:
         "--recipe",
         choices=RECIPES,
         default="standard",
-        help="how to train: standard (the default: Adam and nothing else) or tuned",
+        help="how to train; default standard: Adam and nothing else",
     )
     of_recipe = "default: the recipe's; standard has"
-    training.add_argument("--num_epochs", type=positive_int, help=f"{of_recipe} 10")
-    training.add_argument("--batch_size", type=positive_int, help=f"{of_recipe} 64")
     training.add_argument(
-        "--lr", type=positive_float, help=f"Adam's, at its highest; {of_recipe} 0.001"
+        "--num_epochs", type=positive_int, help=f"{of_recipe} {Recipe.num_epochs}"
+    )
+    training.add_argument(
+        "--batch_size", type=positive_int, help=f"{of_recipe} {Recipe.batch_size}"
+    )
+    training.add_argument(
+        "--lr", type=positive_float, help=f"Adam's, at its highest; {of_recipe} {Recipe.lr}"
     )
     training.add_argument(
         "--seed", type=seed, default=42, help="of the weights and the order of images; default 42"
@@ -132,8 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = flags.parse_args(argv)
     if not args.train and args.load_checkpoint is None:
         flags.error("evaluation needs --load_checkpoint FILE, and training needs --train")
-    if not args.train and args.resume:
-        flags.error("--resume goes with --train")
+    if not args.train:
+        (training,) = (group for group in flags._action_groups if group.title == "training")
+        for action in training._group_actions:
+            if getattr(args, action.dest) != action.default:
+                flags.error(f"{action.option_strings[0]} goes with --train")
     if args.array_task is not None:
         args.exp_name += f"_{args.array_task}"
         args.seed += args.array_task

@@ -145,7 +145,7 @@ def prepared(paths: Sequence[Path], dataset: str, *, raw: bool) -> tuple[list[Pa
 
 
 def likeliest(probabilities: "np.ndarray", digits: Sequence[int]) -> list[tuple[int, float]]:
-    """The three most probable digits with their probabilities."""
+    """Of one image's probabilities (C,), the three most probable digits and theirs, in [0, 1]."""
     best = (-probabilities).argsort(kind="stable")[:3]
     return [(digits[column], float(probabilities[column])) for column in best]
 
@@ -163,7 +163,7 @@ def tell(names: Sequence[Path], answers: Sequence[Sequence[tuple[int, float]]]) 
 
 
 def table_csv(names: Sequence[Path], probabilities: "np.ndarray", digits: Sequence[int]) -> str:
-    """A line an image: its file, the predicted digit, and the probability of each digit."""
+    """A line an image: its file, the predicted digit, and of ``probabilities`` (N, C) its row."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "predicted", *(f"p_{digit}" for digit in digits)])
@@ -178,7 +178,7 @@ def save_seen(
     images: "np.ndarray",
     answers: Sequence[Sequence[tuple[int, float]]],
 ) -> list[Path]:
-    """Pictures of what the network sees, with the three likeliest digits; how they are called."""
+    """Pictures of ``images`` (N, H, W) in [0, 1], with the three likeliest digits; their files."""
     from utils.figures import save_mosaic
 
     captions = [

@@ -23,8 +23,10 @@ class Deformation:
     :ivar scale: at most, of height and of width, as a share.
     :ivar shear: at most, in pixels of a row for each pixel of height.
     :ivar shift: at most, of either coordinate, in pixels.
-    :ivar elastic: standard deviation of the smooth random displacement of a pixel, in pixels.
-    :ivar nodes: along a side, from which the displacements are blended: the more, the finer.
+    :ivar elastic: standard deviation of the smooth random displacement of a pixel, along either
+        side, in pixels.
+    :ivar nodes: along a side, 2 or more, from which the displacements are blended: the more, the
+        finer.
     """
 
     rotation: float
@@ -39,6 +41,8 @@ class Deformation:
 class Recipe:
     """What decides a training besides its network, its data and its seed.
 
+    :ivar num_epochs: times that each training image is seen.
+    :ivar batch_size: images of a step, of all ranks together.
     :ivar lr: of Adam; the highest, where the schedule changes it.
     :ivar schedule: ``"constant"``, or ``"one_cycle"``: up in the first 30 % of the steps, then down
         to nothing.
@@ -46,6 +50,7 @@ class Recipe:
     :ivar label_smoothing: share of a label that is spread over all classes.
     :ivar averaging: share that the running mean of the weights keeps at each step; the mean is what
         is validated and saved. 0: no mean.
+    :ivar deformation: of the training images; none: they are trained on as they are.
     """
 
     num_epochs: int = 10
@@ -99,7 +104,10 @@ FLAGS = ("num_epochs", "batch_size", "lr")
 
 
 def settings(args: argparse.Namespace, dataset: str) -> Settings:
-    """The recipe that the command line names, with what it says otherwise."""
+    """The recipe that the command line names, with what it says otherwise.
+
+    :raises UsageError: there is no such recipe for the dataset.
+    """
     recipe = RECIPES[args.recipe].get(dataset)
     if recipe is None:
         raise UsageError(

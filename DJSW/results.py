@@ -1,8 +1,8 @@
 """Write the README's results and the model cards from the records: ``python DJSW/results.py``.
 
-Of each recipe the trainings on their owner's digits count that are named ``smlp_standard`` or,
-where there are several seeds, ``smlp_tuned_1`` and so on, and that were evaluated under the same
-name. Published is, of several, the one with the lowest validation loss.
+Of each recipe the trainings of a person's network on that person's digits count that are named
+``smlp_standard`` or, where there are several seeds, ``smlp_tuned_1`` and so on, and that were
+evaluated under the same name. Published is, of several, the one with the lowest validation loss.
 """
 
 import sys
@@ -72,7 +72,8 @@ class Result:
 def results() -> list[Result]:
     """What is published, in the order of the tables.
 
-    :raises UsageError: a training was not evaluated.
+    :raises UsageError: a training was not evaluated, is not finished, or is of another recipe than
+        its name says.
     """
     found = []
     for username, person in PEOPLE.items():
@@ -82,7 +83,11 @@ def results() -> list[Result]:
             for path in (ROOT / "weights" / person.model_name).glob(f"{stem}*_run.json"):
                 name = path.name.removesuffix("_run.json")
                 if re.fullmatch(rf"{stem}(_[0-9]+)?", name):
-                    records[name] = json.loads(path.read_bytes())
+                    record = json.loads(path.read_bytes())
+                    whose = (record["username"], record["dataset"]["name"])
+                    if whose == (username, person.dataset):
+                        _require_published(path, record, recipe)
+                        records[name] = record
             if not records:
                 continue
             best = {name: r["results"]["best"]["validation_loss"] for name, r in records.items()}
@@ -96,6 +101,16 @@ def results() -> list[Result]:
             in_order = {name: records[name] for name in names}
             found.append(Result(username, recipe, in_order, evaluations))
     return found
+
+
+def _require_published(path: Path, record: Mapping[str, Any], recipe: str) -> None:
+    settings = record["settings"]
+    trained_by = settings.get("recipe", "standard")  # earlier ones had no other
+    if record["status"] != "finished" or trained_by != recipe:
+        raise UsageError(
+            f"{path} is of a training by the recipe {trained_by!r} that is {record['status']}; "
+            f"only finished ones by {recipe!r} have such a name: give it another"
+        )
 
 
 def table(found: Sequence[Result]) -> str:
@@ -172,7 +187,10 @@ def _recipe(result: Result) -> list[str]:
 
 
 def pages() -> dict[Path, str]:
-    """What the README and the model cards should hold, by file."""
+    """What the README and the model cards should hold, by file.
+
+    :raises UsageError: the README lacks the marks, or as :func:`results`.
+    """
     found = results()
     readme = ROOT / "README.md"
     before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)

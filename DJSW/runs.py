@@ -21,7 +21,7 @@ COLUMNS = (
     "what",
     "status",
     "dataset",
-    "epochs",
+    "best epoch",
     "accuracy",
     "device",
     "job",

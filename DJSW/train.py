@@ -196,7 +196,8 @@ def train_epoch(
     run: Progress,
     device: torch.device,
 ) -> Tensor:
-    """The rest of the epoch under way; returns each step's loss, summed over its images.
+    """The rest of the epoch under way; returns the steps' losses (steps,), each summed over
+    its images.
 
     A loss that is not finite is noticed within 100 steps; on a GPU, at the end of the epoch or
     before a state is saved.
@@ -272,7 +273,7 @@ def _require_finite(losses: Tensor, run: Progress, lr: float) -> None:
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """The order of the images in an epoch; it follows from (seed, epoch) alone."""
+    """The order (count,) of the images in an epoch; it follows from (seed, epoch) alone."""
     generator = torch.Generator().manual_seed(_stream(seed, epoch))
     return torch.randperm(count, generator=generator)
 

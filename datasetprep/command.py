@@ -42,6 +42,8 @@ def output_of(args: argparse.Namespace, dataset: str) -> str:
 def run(dataset: str, create: Callable[..., Path], args: argparse.Namespace) -> None:
     """Run a dataset's command: verify a file, or make one by ``create``."""
     if args.verify is not None:
+        if args.keep or args.output:
+            raise UsageError("--verify checks a file as it is; leave --keep and --output out")
         from datasetprep.h5_files import verify  # imports torch: not for --help
 
         print(verify(find_file(args.verify, "--verify")))

@@ -52,7 +52,12 @@ def create_h5(
     labels_to_keep: Sequence[int] | None,
     read_raw: Callable[[], RawSplit],
 ) -> Path:
-    """Write the kept digits of one split, unless ``output_path`` holds just these already."""
+    """Write the kept digits of one split, unless ``output_path`` holds just these already.
+
+    :param read_raw: gives all images of the split, uint8 (N, H, W), with their labels (N,).
+    :raises UsageError: no digits are kept, or the folder of ``output_path`` does not exist.
+    :raises RunError: the raw files are not to be had.
+    """
     keep = sorted(set(ALL_DIGITS if labels_to_keep is None else labels_to_keep))
     if not keep or not set(keep) <= set(ALL_DIGITS):
         raise UsageError(f"labels to keep {keep} are no digits; give some of {list(ALL_DIGITS)}")

@@ -1,4 +1,5 @@
-"""Sphinx: ``uv run sphinx-build -W -c docs . docs/_build``, then open ``docs/_build/index.html``.
+"""Sphinx: ``uv run sphinx-build -W -c docs . docs/_build``, then open
+``docs/_build/docs/index.html``.
 
 The source is the whole repository, so that links to results and model cards are checked too.
 """
@@ -10,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 project = html_title = "DJSW"
-author = "sigurd, waly, dennis"
+author = copyright = "sigurd, waly, dennis"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.viewcode"]
 root_doc = "docs/index"
 include_patterns = ["README.md", "docs/**", "reports/**.md", "weights/*/README.md"]
@@ -19,11 +20,10 @@ suppress_warnings = ["toc.not_included"]  # reports are reached by links
 html_theme = "furo"
 
 myst_heading_anchors = 3
-myst_enable_extensions = ["dollarmath"]
 
 apidoc_modules = [
-    {"path": f"../{package}", "destination": f"docs/api/{package}"}
+    {"path": f"../{package}", "destination": f"docs/api/{package}", "separate_modules": True}
     for package in ("DJSW", "models", "datasetprep", "utils")
 ]
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+apidoc_automodule_options = {"members", "show-inheritance"}

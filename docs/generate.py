@@ -5,48 +5,59 @@ drawing of each network (``pictures/``). A test fails if one of them is out of d
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from DJSW.pipelines import DATASETS, PEOPLE, build_model  # noqa: E402
-from DJSW.results import Result, results  # noqa: E402
-from utils.checkpoint import describe  # noqa: E402
-from utils.files import writing  # noqa: E402
-from utils.tables import interval, markdown, number  # noqa: E402
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import pairwise
+from math import log2
 
-COMMANDS = (
-    "DJSW/main.py",
-    "DJSW/compare.py",
-    "DJSW/predict.py",
-    "DJSW/runs.py",
-    "DJSW/reproduce.py",
-    "DJSW/results.py",
-    "datasetprep/create_mnist_dataset.py",
-    "datasetprep/create_usps_dataset.py",
-)
+from torch import nn
+
+from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from DJSW.results import Result, results
+from utils.checkpoint import describe
+from utils.command_line import Parser, run_command
+from utils.files import writing
+from utils.tables import interval, markdown, number
+
+DOCS = ROOT / "docs"
 
 
 def commands_page() -> str:
     """Every flag of every command."""
+    scripts = [*(ROOT / "DJSW").glob("*.py"), *(ROOT / "datasetprep").glob("*.py")]
+    modules = {
+        path.relative_to(ROOT).as_posix(): import_module(f"{path.parent.name}.{path.stem}")
+        for path in scripts
+        if "def main(" in path.read_text(encoding="utf-8")
+    }
     parts = ["# Commands", "Written by `docs/generate.py` from the commands' own `--help`."]
-    for path in COMMANDS:
-        flags = import_module(path.removesuffix(".py").replace("/", ".")).parser()
-        rows = []
-        for action in flags._actions[1:]:  # not --help
-            value = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
-            if action.choices:
-                value = ", ".join(f"`{choice}`" for choice in action.choices)
-            elif value:
-                value = f"`{value}`"
-            flag = f"`{action.option_strings[-1]}`" if action.option_strings else ""
-            required = "required; " if action.required and action.option_strings else ""
-            rows.append((flag, str(value), required + (action.help or "")))
-        parts += [f"## {path}", flags.description, markdown(("flag", "value", "meaning"), rows)]
+    for script in sorted(modules, key=lambda name: (name != "DJSW/main.py", name)):
+        flags = modules[script].parser()
+        parts += [f"## {script}", flags.description]
+        for group in flags._mutually_exclusive_groups:
+            names = ", ".join(f"`{action.option_strings[0]}`" for action in group._group_actions)
+            parts.append(f"One of {names} is required.")
+        rows = [_row(action) for action in flags._actions[1:]]  # without --help
+        if rows:
+            parts.append(markdown(("flag", "value", "meaning"), rows))
     return "\n\n".join(parts) + "\n"
+
+
+def _row(action: argparse.Action) -> tuple[str, str, str]:
+    value = f"`{action.metavar or action.dest.upper()}`" if action.nargs != 0 else ""
+    if action.choices:
+        value = ", ".join(f"`{choice}`" for choice in action.choices)
+    if action.nargs in ("*", "+"):
+        value += " …"
+    flag = f"`{action.option_strings[-1]}`" if action.option_strings else ""
+    required = "required; " if action.required and flag else ""
+    return flag, value, required + (action.help or "")
 
 
 def person_page(username: str, found: Sequence[Result]) -> str:
@@ -54,74 +65,77 @@ def person_page(username: str, found: Sequence[Result]) -> str:
     person = PEOPLE[username]
     entry = DATASETS[person.dataset]
     model, _ = build_model(username, person.dataset)
-    own = [result for result in found if result.username == username]
-    name, small = person.model_name, person.model_name.lower()
-    digits = f"{entry.digits[0]} to {entry.digits[-1]}"
-    height, width = entry.image_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    module = person.model.partition(":")[0].replace(".", "/") + ".py"
+    height, width = entry.image_size
     parts = [
-        f"# {username}: {name}",
-        f"{name} tells the digits {digits} of {entry.source.upper()} apart, in images of "
-        f"{width} x {height} pixels.",
-        f"![{describe(model)}](../pictures/{small}.svg)",
-        f"{describe(model)}: {parameters:,} parameters "
-        f"([models/{small}.py](../../models/{small}.py)). Data: "
-        f"`data/processed/{entry.train_file}` and `{entry.test_file}`, made when they are needed "
-        "([Data](../data.md)).",
+        f"# {username}: {person.model_name}",
+        f"{person.model_name} tells the digits {entry.digits[0]} to {entry.digits[-1]} of "
+        f"{entry.source.upper()} apart, in images of {width} x {height} pixels.",
     ]
+    if drawing(username):
+        parts.append(f"![{describe(model)}](../pictures/{username}.svg)")
+    parts.append(
+        f"{describe(model)}: {parameters:,} parameters ([{module}](../../{module})). Data: "
+        f"`data/processed/{entry.train_file}` and `{entry.test_file}`, made when they are needed "
+        "([Data](../data.md))."
+    )
+    own = [result for result in found if result.username == username]
     if own:
-        rows = [
-            (
-                result.recipe,
-                str(len(result.records)),
-                result.accuracy,
-                f"`{result.name}`",
-                f"{number(result.published['metrics']['accuracy'])} "
-                f"({interval(result.published['intervals']['accuracy'])})",
-            )
-            for result in own
-        ]
-        header = ("recipe", "seeds", "test accuracy", "published", "its accuracy")
-        parts += [
-            "## Results",
-            markdown(header, rows),
-            f"More numbers are in the [model card](../../weights/{name}/README.md) and in the "
-            "reports: "
-            + ", ".join(f"[{each.recipe}](../../reports/{each.name}_report.md)" for each in own)
-            + ".",
-            *_pictures(own[-1], name),
-        ]
-    checkpoint = f"weights/{name}/{own[-1].name if own else 'mine'}_checkpoint_best.pt"
-    train = f"uv run DJSW/main.py --username {username} --exp_name mine --output_dir"
+        parts += _results(own, person.model_name)
+    command = f"uv run DJSW/main.py --username {username} --exp_name {username}_1 --output_dir"
+    folder = f"weights/{person.model_name}"
+    best = f"{folder}/{username}_1_checkpoint_best.pt"
     parts += [
         "## Run it",
-        "```bash\n"
-        f"{train} weights/{name} --train\n"
-        f"{train} reports --load_checkpoint weights/{name}/mine_checkpoint_best.pt\n"
-        f"uv run DJSW/predict.py photo.jpg --load_checkpoint {checkpoint}\n"
-        "```",
-        "Add `--recipe tuned` for the better and slower training. Written by `docs/generate.py`.",
+        f"```bash\n{command} {folder} --train\n{command} reports --load_checkpoint {best}\n```",
+        "`--recipe tuned` trains longer and better ([Recipes](../recipes.md)). "
+        "Written by `docs/generate.py`.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _pictures(result: Result, model_name: str) -> Iterator[str]:
-    yield (
-        f"Of `{result.name}`, the losses and the accuracy by epoch, and the test images by "
-        "true and predicted digit:"
-    )
-    yield f"![curves](../../weights/{model_name}/{result.name}_curves.png)"
-    yield f"![confusion matrix](../../reports/{result.name}_confusion.png)"
-    yield "The errors that it is surest of:"
-    yield f"![errors](../../reports/{result.name}_errors.png)"
+def _results(own: Sequence[Result], model_name: str) -> list[str]:
+    rows = [
+        (
+            result.recipe,
+            str(result.records[result.name]["settings"]["num_epochs"]),
+            str(len(result.records)),
+            result.accuracy,
+            f"`{result.name}`",
+            f"{number(result.published['metrics']['accuracy'])} "
+            f"({interval(result.published['intervals']['accuracy'])})",
+        )
+        for result in own
+    ]
+    header = ("recipe", "epochs", "seeds", "test accuracy", "published", "its accuracy")
+    best = min(own, key=lambda each: each.records[each.name]["results"]["best"]["validation_loss"])
+    reports = ", ".join(f"[{each.recipe}](../../reports/{each.name}_report.md)" for each in own)
+    return [
+        "## Results",
+        markdown(header, rows),
+        f"More numbers are in the [model card](../../weights/{model_name}/README.md) and in the "
+        f"reports: {reports}.",
+        f"Of `{best.name}`, the losses and the accuracy by epoch, and the test images by true and "
+        "predicted digit:",
+        f"![curves](../../weights/{model_name}/{best.name}_curves.png)",
+        f"![confusion matrix](../../reports/{best.name}_confusion.png)",
+        "The errors that it is surest of:",
+        f"![errors](../../reports/{best.name}_errors.png)",
+    ]
 
 
-def drawing(username: str) -> str:
-    """The network as SVG: a bar for each layer, as high as its number of units (logarithmic)."""
-    from math import log2
+def drawing(username: str) -> str | None:
+    """The network as SVG: a bar for each layer, as high as its number of units (logarithmic).
 
-    person = PEOPLE[username]
-    model, _ = build_model(username, person.dataset)
+    None for a network that is not linear layers one after the other.
+    """
+    model, _ = build_model(username, PEOPLE[username].dataset)
+    layers = [module for module in model.modules() if any(True for _ in module.parameters(False))]
+    if not all(isinstance(layer, nn.Linear) for layer in layers) or any(
+        before.out_features != after.in_features for before, after in pairwise(layers)
+    ):
+        return None
     sizes = [int(size) for size in describe(model).split()[1].split("-")]
     names = ["pixels", *["hidden"] * (len(sizes) - 2), "logits"]
     step, middle = 110, 80
@@ -152,15 +166,24 @@ def drawing(username: str) -> str:
 
 def pages() -> dict[Path, str]:
     """What the pages should hold, by file."""
-    docs, found = ROOT / "docs", results()
-    written = {docs / "commands.md": commands_page()}
-    for username, person in PEOPLE.items():
-        written[docs / "people" / f"{username}.md"] = person_page(username, found)
-        written[docs / "pictures" / f"{person.model_name.lower()}.svg"] = drawing(username)
+    found = results()
+    written = {DOCS / "commands.md": commands_page()}
+    for username in PEOPLE:
+        written[DOCS / "people" / f"{username}.md"] = person_page(username, found)
+        if picture := drawing(username):
+            written[DOCS / "pictures" / f"{username}.svg"] = picture
     return written
 
 
-if __name__ == "__main__":
+def command(args: argparse.Namespace) -> None:
+    """Write what differs, and say so."""
     for path, text in pages().items():
-        with writing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            with writing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            print(f"written     {path}")
+
+
+if __name__ == "__main__":
+    flags = Parser("Write the pages that follow from the code and the records.")
+    sys.exit(run_command(command, flags.parse_args()))

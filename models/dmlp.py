@@ -8,6 +8,10 @@ class DMLP(nn.Module):
 
     Weights start Kaiming-normal (He et al. 2015, arXiv:1502.01852, with the LeakyReLU's gain),
     biases at zero.
+
+    >>> import torch
+    >>> DMLP(784, 4)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 4])
     """
 
     def __init__(

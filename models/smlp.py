@@ -12,6 +12,10 @@ class SMLP(nn.Module):
     """ReLU network with ``hidden_layers`` layers of ``hidden_size`` units.
 
     The layers are ``layer1`` (the first hidden one) to ``layer{hidden_layers + 1}`` (the output).
+
+    >>> import torch
+    >>> SMLP()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 6])
     """
 
     def __init__(

@@ -5,7 +5,12 @@ from torch.nn import functional as F
 
 
 class WMLP(nn.Module):
-    """LeakyReLU network with two layers of ``hidden_dim`` units."""
+    """LeakyReLU network with two layers of ``hidden_dim`` units.
+
+    >>> import torch
+    >>> WMLP(256, 7)(torch.zeros(2, 1, 16, 16)).shape
+    torch.Size([2, 7])
+    """
 
     def __init__(
         self, input_dim: int, output_dim: int, hidden_dim: int = 100, negative_slope: float = 0.01

@@ -7,9 +7,8 @@ import pytest
 
 from DJSW import main as djsw
 from DJSW import results
-from DJSW.pipelines import DATASETS, PEOPLE
+from DJSW.pipelines import DATASETS
 from DJSW.recipes import RECIPES, Recipe
-from utils.files import ROOT
 
 
 @pytest.fixture
@@ -76,6 +75,25 @@ def test_what_is_missing_is_said(published, capsys):
     assert "lacks the lines" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"status": "stopped by SIGINT"}, "that is stopped by SIGINT"),
+        ({"settings": {"recipe": "standard"}}, "by the recipe 'standard'"),
+        ({"username": "dennis"}, None),
+        ({"dataset": {"name": "mnist_0_3"}}, None),
+    ],
+)
+def test_only_finished_trainings_of_the_recipe_count(published, capsys, change, said):
+    path = published / "weights" / "WMLP" / "wmlp_tuned_2_run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert results.main([]) == (2 if said else 0)
+    if said:
+        assert said in capsys.readouterr().err
+    else:
+        (tuned,) = [each for each in results.results() if each.recipe == "tuned"]
+        assert list(tuned.records) == ["wmlp_tuned_1"]
+
+
 def test_every_source_has_a_licence():
     assert {entry.source for entry in DATASETS.values()} <= results.LICENCES.keys()
-    assert all((ROOT / "weights" / p.model_name / "README.md").exists() for p in PEOPLE.values())

@@ -114,7 +114,11 @@ def positive_float(text: str) -> float:
 
 
 def digits(text: str) -> Sequence[int]:
-    """``"4,5,6"`` -> ``(4, 5, 6)``: sorted, each once."""
+    """Digits in a list: sorted, each once.
+
+    >>> digits("6,4,5,4")
+    (4, 5, 6)
+    """
     parts = text.split(",")
     if not all(len(part) == 1 and part in "0123456789" for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of digits such as 4,5,6")

@@ -64,13 +64,13 @@ class Deformer:
         return coefficients
 
     def share(self, images: Tensor, whole: int, seed: int) -> Tensor:
-        """This rank's images of a batch of ``whole`` images, deformed as follows from ``seed``:
-        in the same way whatever the number of ranks."""
+        """This rank's images (B, 1, H, W) of a batch of ``whole`` images, deformed as follows from
+        ``seed``: in the same way whatever the number of ranks."""
         drawn = self.draw(whole, self.generator.manual_seed(seed))
         return self(images, drawn[ranks.share(whole)])
 
     def __call__(self, images: Tensor, coefficients: Tensor) -> Tensor:
-        """The images (B, 1, H, W), deformed by coefficients (B, 2, K)."""
+        """The images, float (B, 1, H, W), deformed by coefficients (B, 2, K); the range stays."""
         where = coefficients.to(images.device).flatten(0, 1) @ self.fields
         grid = where.view(len(images), 2, *self.image_size).permute(0, 2, 3, 1)
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)

@@ -110,7 +110,7 @@ def _most_contrast(colours: np.ndarray) -> np.ndarray:
 
 
 def as_given(gray: np.ndarray, form: Form) -> np.ndarray:
-    """An image that is in the form of the data already.
+    """A gray image (H, W) that is in the form of the data already, as float32 in [0, 1].
 
     :raises NotADigit: it has another size, or is black on white.
     """

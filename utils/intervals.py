@@ -24,6 +24,11 @@ def wilson(right: int, count: int) -> Interval:
 
     Unlike the textbook's it stays within [0, 1] and is not empty where nothing, or all, is wrong;
     of no images it is (0, 1).
+
+    An example of Newcombe (1998), table I:
+
+    >>> [round(end, 4) for end in wilson(81, 263)]
+    [0.2553, 0.3662]
     """
     if count == 0:
         return 0.0, 1.0

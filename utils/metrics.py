@@ -17,7 +17,11 @@ from sklearn import metrics as sklearn_metrics
 
 
 def accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """The share of predictions that are right, in [0, 1]."""
+    """The share of predictions that are right, in [0, 1].
+
+    >>> accuracy([4, 4, 9, 9], [4, 9, 9, 9])
+    0.75
+    """
     return float(sklearn_metrics.accuracy_score(y_true, y_pred))
 
 
@@ -41,7 +45,13 @@ def recall(
     classes: Sequence[int] | None = None,
     average: str = "macro",
 ) -> float:
-    """Mean over the classes of (right among those true); 0 for a class that does not occur."""
+    """Mean over the classes of (right among those true); 0 for a class that does not occur.
+
+    >>> recall([4, 4, 9, 9], [4, 9, 9, 9], classes=[4, 9])
+    0.75
+    >>> recall([4, 4, 9, 9], [4, 9, 9, 9], classes=[4, 5, 9])
+    0.5
+    """
     return float(
         sklearn_metrics.recall_score(
             y_true, y_pred, labels=classes, average=average, zero_division=0
@@ -55,7 +65,7 @@ def f1(
     classes: Sequence[int] | None = None,
     average: str = "macro",
 ) -> float:
-    """Mean over the classes of the harmonic mean of precision and recall."""
+    """Mean over the classes of the harmonic mean of precision and recall, in [0, 1]."""
     return float(
         sklearn_metrics.f1_score(y_true, y_pred, labels=classes, average=average, zero_division=0)
     )
@@ -72,7 +82,7 @@ def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def mse(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Mean squared difference of the digits."""
+    """Mean squared difference of the digits, in digits squared."""
     return float(sklearn_metrics.mean_squared_error(*_quantities(y_true, y_pred)))
 
 
@@ -82,7 +92,7 @@ def rmse(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 def mae(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Mean absolute difference of the digits."""
+    """Mean absolute difference of the digits, in digits."""
     return float(sklearn_metrics.mean_absolute_error(*_quantities(y_true, y_pred)))
 
 

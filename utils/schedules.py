@@ -11,7 +11,11 @@ def constant(step: int, steps: int) -> float:
 def one_cycle(step: int, steps: int) -> float:
     """Up from 1/25 in the first 30 % of the steps, then down to 1/250 000, both along a cosine.
 
-    As ``torch.optim.lr_scheduler.OneCycleLR`` has it (Smith and Topin, arXiv:1708.07120).
+    As ``torch.optim.lr_scheduler.OneCycleLR`` has it (Smith and Topin, arXiv:1708.07120). Of one or
+    two steps none has the highest.
+
+    >>> [round(one_cycle(step, 100), 3) for step in (0, 29, 64, 99)]
+    [0.04, 1.0, 0.5, 0.0]
     """
     peak = 0.3 * steps - 1
     if step <= peak:

@@ -8,7 +8,13 @@ from utils.record import flat
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; columns are padded to the width of their longest cell."""
+    """A Markdown table; columns are padded to the width of their longest cell.
+
+    >>> print(markdown(("network", "wrong"), [("SMLP", "132")]))
+    | network | wrong |
+    | ------- | ----- |
+    | SMLP    | 132   |
+    """
     lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
