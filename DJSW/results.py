@@ -104,8 +104,7 @@ def results() -> list[Result]:
 
 
 def _require_published(path: Path, record: Mapping[str, Any], recipe: str) -> None:
-    settings = record["settings"]
-    trained_by = settings.get("recipe", "standard")  # earlier ones had no other
+    trained_by = record["settings"]["recipe"]
     if record["status"] != "finished" or trained_by != recipe:
         raise UsageError(
             f"{path} is of a training by the recipe {trained_by!r} that is {record['status']}; "
@@ -132,7 +131,7 @@ def table(found: Sequence[Result]) -> str:
                 *(number(numbers[name]) for name in METRICS),
             )
         )
-    header = ("network, test set", "recipe", "seeds", "accuracy", "published", "its accuracy")
+    header = ("network, test set", "recipe", "seeds", "accuracy", "published", "of this: accuracy")
     return markdown((*header, "wrong", *map(title, METRICS)), rows)
 
 
@@ -154,9 +153,10 @@ def card(found: Sequence[Result]) -> str:
     parts += [
         "## Data",
         f"{LICENCES[entry.source]} 90 % of the training images were trained on, 10 % chose the "
-        "epoch, and of several seeds the published one; nothing was chosen by the test images.",
-        "This page is made by `uv run DJSW/results.py`. Checkpoints of the network on other digits "
-        "are named after these.",
+        "epoch, and of several seeds the published one. [docs/recipes.md](../../docs/recipes.md) "
+        "says what was known of the test images when the recipes were chosen.",
+        "This page is made by `uv run DJSW/results.py`. Other checkpoints in this folder are those "
+        f"of `compare.py --everyone`: seed 42, on {person.dataset} and, by their names, on others.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -211,8 +211,13 @@ def parser() -> Parser:
 
 
 def command(args: argparse.Namespace) -> None:
+    """Write what is out of date."""
+    write(pages())
+
+
+def write(pages: Mapping[Path, str]) -> None:
     """Write what differs, and say so."""
-    for path, text in pages().items():
+    for path, text in pages.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             with writing(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -39,6 +39,8 @@ SPLIT_SEED = 42
 SAVE_SECONDS = 120
 #: What a rank wishes, as a number: nothing 0, a signal its own number, and in between to save.
 SAVE = 1
+#: What a stream of random numbers is for: what a network draws 0, and deformations, of all ranks.
+DEFORMATIONS = 1
 #: Steps after which ranks ask each other what they wish; on GPUs it makes all of them wait.
 ASK_EVERY = 32
 
@@ -208,7 +210,7 @@ def train_epoch(
     epoch, done, size = len(run.history) + 1, len(run.losses), settings.batch_size
     order = epoch_order(len(training), settings.seed, epoch)
     deformer = _deformer(settings, training, device)
-    deformations = _stream(settings.seed, epoch, 0, purpose=1)  # of all ranks
+    deformations = _stream(settings.seed, epoch, purpose=DEFORMATIONS)
     seed_step, stream = _seeder(gradients, device), _stream(settings.seed, epoch, ranks.rank())
     # Kept on the device: reading a loss would make a GPU wait.
     losses = torch.zeros(math.ceil(len(order) / size), device=device)
@@ -250,9 +252,13 @@ def _deformer(settings: Settings, training: Samples, device: torch.device) -> De
 def _seeder(gradients: Gradients, device: torch.device) -> Callable[[int], object]:
     """What seeds a step: what a network draws (dropout) follows from seed, epoch and step."""
     if isinstance(gradients, StackGradients):
-        return int  # a stack draws nothing
+        return _nothing_to_seed
     # torch.manual_seed seeds every kind of device, which takes 75 µs.
     return torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+
+
+def _nothing_to_seed(seed: int) -> None:
+    """Of a stack, which draws nothing."""
 
 
 def _wish(seconds: float) -> int:

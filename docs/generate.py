@@ -19,10 +19,10 @@ from math import log2
 from torch import nn
 
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
-from DJSW.results import Result, results
+from DJSW.recipes import RECIPES, Recipe
+from DJSW.results import Result, results, write
 from utils.checkpoint import describe
 from utils.command_line import Parser, run_command
-from utils.files import writing
 from utils.tables import interval, markdown, number
 
 DOCS = ROOT / "docs"
@@ -86,12 +86,12 @@ def person_page(username: str, found: Sequence[Result]) -> str:
     command = f"uv run DJSW/main.py --username {username} --exp_name {username}_1 --output_dir"
     folder = f"weights/{person.model_name}"
     best = f"{folder}/{username}_1_checkpoint_best.pt"
-    parts += [
-        "## Run it",
-        f"```bash\n{command} {folder} --train\n{command} reports --load_checkpoint {best}\n```",
-        "`--recipe tuned` trains longer and better ([Recipes](../recipes.md)). "
-        "Written by `docs/generate.py`.",
-    ]
+    epochs = f" --num_epochs {entry.epochs}" if entry.epochs != Recipe.num_epochs else ""
+    lines = [f"{command} {folder} --train{epochs}", f"{command} reports --load_checkpoint {best}"]
+    parts += ["## Run it", "\n".join(["```bash", *lines, "```"])]
+    if person.dataset in RECIPES["tuned"]:
+        parts.append("`--recipe tuned` trains longer and better ([Recipes](../recipes.md)).")
+    parts.append("Written by `docs/generate.py`.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -108,7 +108,7 @@ def _results(own: Sequence[Result], model_name: str) -> list[str]:
         )
         for result in own
     ]
-    header = ("recipe", "epochs", "seeds", "test accuracy", "published", "its accuracy")
+    header = ("recipe", "epochs", "seeds", "test accuracy", "published", "of this: accuracy")
     best = min(own, key=lambda each: each.records[each.name]["results"]["best"]["validation_loss"])
     reports = ", ".join(f"[{each.recipe}](../../reports/{each.name}_report.md)" for each in own)
     return [
@@ -176,12 +176,8 @@ def pages() -> dict[Path, str]:
 
 
 def command(args: argparse.Namespace) -> None:
-    """Write what differs, and say so."""
-    for path, text in pages().items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            with writing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            print(f"written     {path}")
+    """Write what is out of date."""
+    write(pages())
 
 
 if __name__ == "__main__":

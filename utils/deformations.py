@@ -40,6 +40,7 @@ class Deformer:
         # In the coordinates of grid_sample an image is 2 wide.
         self.pixel = torch.tensor([2 / image_size[1], 2 / image_size[0]])
         self.shift, self.elastic = shift, elastic
+        self.aspect = image_size[0] / image_size[1]  # in the coordinates both sides are 2 long
         y, x = (_centres(size) for size in image_size)
         ones = torch.ones(image_size)
         affine = torch.stack([ones * x, ones * y[:, None], ones])
@@ -55,8 +56,8 @@ class Deformer:
         wider, taller = 1 + self.scale * uniform[:, 2], 1 + self.scale * uniform[:, 3]
         coefficients = torch.empty(count, 2, 3 + self.nodes**2)
         coefficients[:, 0, 0] = angle.cos() * wider
-        coefficients[:, 0, 1] = shear - angle.sin() * taller
-        coefficients[:, 1, 0] = angle.sin() * wider
+        coefficients[:, 0, 1] = (shear - angle.sin() * taller) * self.aspect
+        coefficients[:, 1, 0] = angle.sin() * wider / self.aspect
         coefficients[:, 1, 1] = angle.cos() * taller
         coefficients[:, :, 2] = uniform[:, 4:] * self.shift * self.pixel
         bumps = torch.randn(count, 2, self.nodes**2, generator=generator)

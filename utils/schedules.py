@@ -11,8 +11,8 @@ def constant(step: int, steps: int) -> float:
 def one_cycle(step: int, steps: int) -> float:
     """Up from 1/25 in the first 30 % of the steps, then down to 1/250 000, both along a cosine.
 
-    As ``torch.optim.lr_scheduler.OneCycleLR`` has it (Smith and Topin, arXiv:1708.07120). Of one or
-    two steps none has the highest.
+    As ``torch.optim.lr_scheduler.OneCycleLR`` has it (Smith and Topin, arXiv:1708.07120). The
+    highest is met exactly where 0.3 steps is a whole number; of fewer than ten, none may be near.
 
     >>> [round(one_cycle(step, 100), 3) for step in (0, 29, 64, 99)]
     [0.04, 1.0, 0.5, 0.0]
