@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from DJSW.pipelines import DATASETS, PEOPLE
-from DJSW.recipes import RECIPES, Recipe
+from DJSW.recipes import RECIPES, SETTINGS_FLAGS, Recipe
 from utils.command_line import (
     Parser,
     array_task,
@@ -137,10 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.train and args.load_checkpoint is None:
         flags.error("evaluation needs --load_checkpoint FILE, and training needs --train")
     if not args.train:
-        (training,) = (group for group in flags._action_groups if group.title == "training")
-        for action in training._group_actions:
-            if getattr(args, action.dest) != action.default:
-                flags.error(f"{action.option_strings[0]} goes with --train")
+        for name in (*SETTINGS_FLAGS, "resume"):
+            if getattr(args, name) != flags.get_default(name):
+                flags.error(f"--{name} goes with --train")
     if args.array_task is not None:
         args.exp_name += f"_{args.array_task}"
         args.seed += args.array_task

@@ -112,6 +112,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
 }
 #: Of a recipe, what has a flag.
 FLAGS = ("num_epochs", "batch_size", "lr")
+#: Of settings, what has a flag.
+SETTINGS_FLAGS = ("recipe", *FLAGS, "seed", "patience")
 
 
 def settings(args: argparse.Namespace, dataset: str) -> Settings:

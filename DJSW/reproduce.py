@@ -22,7 +22,7 @@ from typing import Any
 
 from DJSW import main as djsw
 from DJSW.pipelines import DATASETS, PEOPLE, open_split
-from DJSW.recipes import FLAGS, settings
+from DJSW.recipes import SETTINGS_FLAGS, settings
 from utils.command_line import Parser, run_command
 from utils.failures import RunError, UsageError
 from utils.files import ROOT, find_file, sha256_of
@@ -30,8 +30,6 @@ from utils.launch import place, speaker
 
 #: What two runs of the same differ in: how long they took, and what their files are called.
 DIFFERENT = ("seconds", "training_seconds", "gpu_hours", "checkpoint")
-#: The flags of a training that its settings hold.
-SETTINGS = ("recipe", *FLAGS, "seed", "patience")
 
 
 def parser() -> Parser:
@@ -187,7 +185,7 @@ def words(record: Mapping[str, Any], folder: Path) -> list[str]:
         "output_dir": folder,
         "dataset": record["dataset"]["name"],
         "device": "cpu" if record["sessions"][-1]["device"]["type"] == "cpu" else "auto",
-        **{name: record["settings"].get(name) for name in SETTINGS if "settings" in record},
+        **{name: record["settings"].get(name) for name in SETTINGS_FLAGS if "settings" in record},
     }
     weights = starting_weights(record)
     if weights is not None:

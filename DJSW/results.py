@@ -69,38 +69,45 @@ class Result:
         return number(mean) if deviation is None else f"{number(mean)} ± {number(deviation)}"
 
 
-def results() -> list[Result]:
-    """What is published, in the order of the tables.
+def results() -> dict[str, list[Result]]:
+    """What is published, by person and then by recipe, in the order of the tables.
 
     :raises UsageError: a training was not evaluated, is not finished, or is of another recipe than
         its name says.
     """
-    found = []
-    for username, person in PEOPLE.items():
-        for recipe in RECIPES:
-            stem = f"{person.model_name.lower()}_{recipe}"
-            records = {}
-            for path in (ROOT / "weights" / person.model_name).glob(f"{stem}*_run.json"):
-                name = path.name.removesuffix("_run.json")
-                if re.fullmatch(rf"{stem}(_[0-9]+)?", name):
-                    record = json.loads(path.read_bytes())
-                    whose = (record["username"], record["dataset"]["name"])
-                    if whose == (username, person.dataset):
-                        _require_published(path, record, recipe)
-                        records[name] = record
-            if not records:
-                continue
-            best = {name: r["results"]["best"]["validation_loss"] for name, r in records.items()}
-            names = sorted(records, key=lambda name: (best[name], name))
-            evaluations = {}
-            for name in names:
-                path = ROOT / "reports" / f"{name}_metrics.json"
-                if not path.exists():
-                    raise UsageError(f"{name} is not evaluated: there is no {path}")
-                evaluations[name] = read_evaluation(path).record
-            in_order = {name: records[name] for name in names}
-            found.append(Result(username, recipe, in_order, evaluations))
+    found = {}
+    for username in PEOPLE:
+        trainings = {recipe: _records(username, recipe) for recipe in RECIPES}
+        found[username] = [
+            Result(username, recipe, records, {name: _evaluation(name) for name in records})
+            for recipe, records in trainings.items()
+            if records
+        ]
     return found
+
+
+def _records(username: str, recipe: str) -> dict[str, dict[str, Any]]:
+    """Of a person's trainings by a recipe, by name; the one with the lowest loss first."""
+    person = PEOPLE[username]
+    stem = f"{person.model_name.lower()}_{recipe}"
+    records = {}
+    for path in (ROOT / "weights" / person.model_name).glob(f"{stem}*_run.json"):
+        name = path.name.removesuffix("_run.json")
+        if not re.fullmatch(rf"{stem}(_[0-9]+)?", name):
+            continue
+        record = json.loads(path.read_bytes())
+        if (record["username"], record["dataset"]["name"]) == (username, person.dataset):
+            _require_published(path, record, recipe)
+            records[name] = record
+    loss = {name: r["results"]["best"]["validation_loss"] for name, r in records.items()}
+    return {name: records[name] for name in sorted(records, key=lambda name: (loss[name], name))}
+
+
+def _evaluation(name: str) -> dict[str, Any]:
+    path = ROOT / "reports" / f"{name}_metrics.json"
+    if not path.exists():
+        raise UsageError(f"{name} is not evaluated: there is no {path}")
+    return read_evaluation(path).record
 
 
 def _require_published(path: Path, record: Mapping[str, Any], recipe: str) -> None:
@@ -197,11 +204,11 @@ def pages() -> dict[Path, str]:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UsageError(f"{readme} lacks the lines {BEGIN.strip()} and {END.strip()}")
-    written = {readme: f"{before}{begin}\n{table(found)}\n\n{end}{after}"}
-    for username, person in PEOPLE.items():
-        own = [result for result in found if result.username == username]
+    rows = table([each for own in found.values() for each in own])
+    written = {readme: f"{before}{begin}\n{rows}\n\n{end}{after}"}
+    for username, own in found.items():
         if own:
-            written[ROOT / "weights" / person.model_name / "README.md"] = card(own)
+            written[ROOT / "weights" / PEOPLE[username].model_name / "README.md"] = card(own)
     return written
 
 

@@ -60,11 +60,13 @@ def _row(action: argparse.Action) -> tuple[str, str, str]:
     return flag, value, required + (action.help or "")
 
 
-def person_page(username: str, found: Sequence[Result]) -> str:
-    """Task, network, data, results and commands of one person."""
+def person_page(username: str, model: nn.Module, own: Sequence[Result], *, drawn: bool) -> str:
+    """Task, network, data, results and commands of one person.
+
+    :param drawn: whether there is a drawing of the network.
+    """
     person = PEOPLE[username]
     entry = DATASETS[person.dataset]
-    model, _ = build_model(username, person.dataset)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     module = person.model.partition(":")[0].replace(".", "/") + ".py"
     height, width = entry.image_size
@@ -73,14 +75,13 @@ def person_page(username: str, found: Sequence[Result]) -> str:
         f"{person.model_name} tells the digits {entry.digits[0]} to {entry.digits[-1]} of "
         f"{entry.source.upper()} apart, in images of {width} x {height} pixels.",
     ]
-    if drawing(username):
+    if drawn:
         parts.append(f"![{describe(model)}](../pictures/{username}.svg)")
     parts.append(
         f"{describe(model)}: {parameters:,} parameters ([{module}](../../{module})). Data: "
         f"`data/processed/{entry.train_file}` and `{entry.test_file}`, made when they are needed "
         "([Data](../data.md))."
     )
-    own = [result for result in found if result.username == username]
     if own:
         parts += _results(own, person.model_name)
     command = f"uv run DJSW/main.py --username {username} --exp_name {username}_1 --output_dir"
@@ -125,18 +126,17 @@ def _results(own: Sequence[Result], model_name: str) -> list[str]:
     ]
 
 
-def drawing(username: str) -> str | None:
+def drawing(model: nn.Module) -> str | None:
     """The network as SVG: a bar for each layer, as high as its number of units (logarithmic).
 
     None for a network that is not linear layers one after the other.
     """
-    model, _ = build_model(username, PEOPLE[username].dataset)
     layers = [module for module in model.modules() if any(True for _ in module.parameters(False))]
     if not all(isinstance(layer, nn.Linear) for layer in layers) or any(
         before.out_features != after.in_features for before, after in pairwise(layers)
     ):
         return None
-    sizes = [int(size) for size in describe(model).split()[1].split("-")]
+    sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
     names = ["pixels", *["hidden"] * (len(sizes) - 2), "logits"]
     step, middle = 110, 80
     shapes = []
@@ -166,11 +166,13 @@ def drawing(username: str) -> str | None:
 
 def pages() -> dict[Path, str]:
     """What the pages should hold, by file."""
-    found = results()
     written = {DOCS / "commands.md": commands_page()}
-    for username in PEOPLE:
-        written[DOCS / "people" / f"{username}.md"] = person_page(username, found)
-        if picture := drawing(username):
+    for username, own in results().items():
+        model, _ = build_model(username, PEOPLE[username].dataset)
+        picture = drawing(model)
+        page = person_page(username, model, own, drawn=picture is not None)
+        written[DOCS / "people" / f"{username}.md"] = page
+        if picture is not None:
             written[DOCS / "pictures" / f"{username}.svg"] = picture
     return written
 

@@ -22,6 +22,7 @@ RECORDS = sorted((ROOT / "weights").glob("*/*_standard*_run.json"))
 RECORDS = [path for path in RECORDS if not SEEDS.search(path.name)]
 EVALUATIONS = sorted((ROOT / "reports").glob("*_standard*_metrics.json"))
 EVALUATIONS = [path for path in EVALUATIONS if not SEEDS.search(path.name)]
+FOUNDERS = ("sigurd", "waly", "dennis")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LOG = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").partition("## What came of it")[2]
 
@@ -30,8 +31,7 @@ def test_everyone_has_published_on_everything():
     for paths in (RECORDS, EVALUATIONS):
         records = [json.loads(path.read_text()) for path in paths]
         found = [(record["username"], record["dataset"]["name"]) for record in records]
-        founders = ("sigurd", "waly", "dennis")
-        assert {(name, dataset) for name in founders for dataset in DATASETS} <= set(found)
+        assert {(name, dataset) for name in FOUNDERS for dataset in DATASETS} <= set(found)
         assert len(set(found)) == len(found) and {name for name, _ in found} <= PEOPLE.keys()
 
 
@@ -65,11 +65,8 @@ def test_evaluations_are_whole(path):
 def test_recipes_are_published():
     """Of each network five seeds, all evaluated, of which the best by validation is kept."""
     found = results.results()
-    founders = {(name, recipe) for name in ("sigurd", "waly", "dennis") for recipe in RECIPES}
-    assert founders <= {(result.username, result.recipe) for result in found}
-    for result in found:
-        if (result.username, result.recipe) not in founders:
-            continue
+    assert all([each.recipe for each in found[name]] == list(RECIPES) for name in FOUNDERS)
+    for result in (result for name in FOUNDERS for result in found[name]):
         assert len(result.records) == 5 == len(result.evaluations)
         assert len({record["settings"]["seed"] for record in result.records.values()}) == 5
         person = PEOPLE[result.username]
@@ -99,16 +96,15 @@ def test_recipes_are_published():
 def test_readme_and_model_cards_are_up_to_date():
     for path, text in results.pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path}: uv run DJSW/results.py"
-    for result in results.results():  # what the table's docstring expects
-        if result.recipe == "tuned":
-            assert f" {result.accuracy.replace('±', '+-')} " in recipes.__doc__, result.name
-        model = PEOPLE[result.username].model_name
-        row = next((line for line in LOG.splitlines() if line.startswith(f"| {model} | 0.9")), "")
+    expected = " ".join(recipes.__doc__.split())
+    for standard, tuned in (results.results()[name] for name in FOUNDERS):
+        for result in (standard, tuned):
+            assert result.accuracy.replace("±", "+-") in expected, result.name
+        model = PEOPLE[tuned.username].model_name
+        (row,) = (line for line in LOG.splitlines() if line.startswith(f"| {model} | 0.9"))
         cells = [cell.strip() for cell in row.split("|")]
-        if row:  # the founders'
-            assert result.accuracy in cells, result.name
-            published = f"{result.published['metrics']['accuracy']:.4f}"
-            assert result.recipe == "standard" or published in cells, result.name
+        assert [standard.accuracy, tuned.accuracy] == cells[2:4], model
+        assert f"{tuned.published['metrics']['accuracy']:.4f}" == cells[5], model
 
 
 def test_comparison_is_of_these_evaluations():

@@ -91,7 +91,7 @@ def test_only_finished_trainings_of_the_recipe_count(published, capsys, change, 
     if said:
         assert said in capsys.readouterr().err
     else:
-        (tuned,) = [each for each in results.results() if each.recipe == "tuned"]
+        (tuned,) = [each for each in results.results()["waly"] if each.recipe == "tuned"]
         assert list(tuned.records) == ["wmlp_tuned_1"]
 
 
