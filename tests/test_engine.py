@@ -5,11 +5,11 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from conftest import clean_environment, write_datasets
@@ -123,11 +123,17 @@ def test_kill_storm(processed, tmp_path, kills):
     for folder in folders.values():
         folder.mkdir()
     moments, killed, steps = random.Random(0), 0, set()
+    state = folders["storm"] / "e_resume.pt"
     while killed < kills:
         child = context.Process(target=command, args=(processed, folders["storm"], epochs, 0.001))
+        before = state.stat().st_mtime_ns if state.exists() else 0
         child.start()
-        state = folders["storm"] / "e_resume.pt"
-        child.join(moments.uniform(0.0, 0.6))  # on a busy machine it begins after 0.2 s
+        if killed % 4:  # killed when it has saved a state, else wherever its start is
+            while child.exitcode is None and not (
+                state.exists() and state.stat().st_mtime_ns > before
+            ):
+                time.sleep(0.01)
+        child.join(moments.uniform(0.0, 0.1))
         if child.exitcode is not None:
             break
         child.kill()
@@ -184,16 +190,14 @@ def test_bar_on_a_terminal(processed, tmp_path):
 def test_signals_through_the_command_line(checkout):
     """Each signal: the step is finished, the state saved, one line said, the status as agreed."""
     write_datasets(checkout / "data" / "processed")
-    script = [sys.executable, str(checkout / "DJSW" / "main.py"), *FLAGS]
-    options = {"cwd": checkout, "env": clean_environment(), "text": True}
+    script = checkout / "DJSW" / "main.py"
+    options = {"cwd": checkout, "env": clean_environment()}
     expected = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}
     running = {}
     for name in expected:
         (checkout / "reports" / name).mkdir()
         flags = ["2000", "--exp_name", "e", "--output_dir", f"reports/{name}"]
-        running[name] = subprocess.Popen(
-            [*script, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-        )
+        running[name] = processes.start([script, *FLAGS, *flags], **options)
     done = {}
     for name, process in running.items():
         while not process.stdout.readline().startswith("epoch"):
@@ -212,15 +216,11 @@ def test_signals_through_the_command_line(checkout):
 
     # resumed to the same epoch, all three are the same training
     epochs = str(max(done.values()) + 1)
-    processes = []
+    resumed = []
     for name in expected:
         flags = [epochs, "--exp_name", "e", "--output_dir", f"reports/{name}", "--resume"]
-        processes.append(
-            subprocess.Popen(
-                [*script, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-            )
-        )
-    for process in processes:
+        resumed.append(processes.start([script, *FLAGS, *flags], **options))
+    for process in resumed:
         out, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
         assert "resumed" in out

@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 
+import processes
 import pytest
 import torch
 from conftest import clean_environment, digit_images, write_datasets, write_h5
@@ -58,24 +59,21 @@ def start(project, count, *flags, each=list):
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    command = [sys.executable, project / "DJSW" / "main.py", "--username", "waly", *flags]
+    command = [project / "DJSW" / "main.py", "--username", "waly", *flags]
     return [
-        subprocess.Popen(
-            list(map(str, [*command, *each()])),
+        processes.start(
+            [*command, *each()],
             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=project,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
         )
         for rank in range(count)
     ]
 
 
-def finish(processes):
+def finish(ranks):
     """Statuses, and what each wrote to stdout and to stderr."""
-    written = [process.communicate(timeout=120) for process in processes]
-    return [process.returncode for process in processes], *zip(*written, strict=True)
+    written = [rank.communicate(timeout=120) for rank in ranks]
+    return [rank.returncode for rank in ranks], *zip(*written, strict=True)
 
 
 def train(project, count, name, *flags):
@@ -154,8 +152,7 @@ def test_ranks_with_different_flags(project):
     """They would wait for each other for ever."""
     flags = ("--exp_name=odd", "--output_dir=weights/WMLP", "--train", "--device=cpu")
     sizes = iter(("--batch_size=8", "--batch_size=9"))
-    processes = start(project, 2, *flags, each=lambda: [next(sizes)])
-    statuses, _, err = finish(processes)
+    statuses, _, err = finish(start(project, 2, *flags, each=lambda: [next(sizes)]))
     assert statuses == [2, 2]
     assert "ranks were given different flags" in err[0]
 
@@ -233,18 +230,18 @@ def larger_data(project):
 def start_long(project, count, name, *flags):
     """A training that has written its first epoch."""
     flags = ("--exp_name", name, "--output_dir=weights/WMLP", "--train", *flags)
-    processes = start(project, count, *flags, "--num_epochs=100000", "--device=cpu")
-    while not processes[0].stdout.readline().startswith("epoch "):
-        assert processes[0].poll() is None, processes[0].communicate()
-    return processes
+    started = start(project, count, *flags, "--num_epochs=100000", "--device=cpu")
+    while not started[0].stdout.readline().startswith("epoch "):
+        assert started[0].poll() is None, started[0].communicate()
+    return started
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no SIGUSR1")
 def test_signal_to_one_rank_stops_all_and_one_goes_on(project):
     larger_data(project)
-    processes = start_long(project, 2, "stopped")
-    processes[1].send_signal(signal.SIGUSR1)
-    statuses, _, err = finish(processes)
+    started = start_long(project, 2, "stopped")
+    started[1].send_signal(signal.SIGUSR1)
+    statuses, _, err = finish(started)
     assert statuses == [75, 75]
     assert err[0].startswith("stopped by SIGUSR1 in epoch") and err[1] == ""
     epochs = len(losses_of(project, "stopped")) // 2 + 1
@@ -275,10 +272,10 @@ def test_one_goes_on_as_two(project):
 @pytest.mark.parametrize("lost", [0, 1])
 def test_lost_rank_ends_the_others_with_a_sentence(project, lost):
     larger_data(project)
-    processes = start_long(project, 2, "lost")
+    started = start_long(project, 2, "lost")
     began = time.monotonic()
-    processes[lost].kill()
-    statuses, _, err = finish(processes)
+    started[lost].kill()
+    statuses, _, err = finish(started)
     assert time.monotonic() - began < 30
     assert statuses[lost] == -signal.SIGKILL and statuses[1 - lost] == 1
     who = "error: " if lost else "rank 1: error: "

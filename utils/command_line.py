@@ -29,7 +29,8 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     """Run ``command(args)`` and return its exit status; a traceback is left to bugs.
 
     0 done; 2 wrong use; 1 a failed run, the system's refusals (disk full, no permission) included;
-    75, 130 or 143 stopped by SIGUSR1, SIGINT or SIGTERM. Ranks other than 0 say who they are.
+    75, 130 or 143 stopped by SIGUSR1, SIGINT or SIGTERM; 141 by a reader that closed the pipe.
+    Ranks other than 0 say who they are.
     """
     # Read when torch is loaded. Networks this small are slower on several threads, and much slower
     # beside a busy neighbour; their number, too, decides the bits of a result.
@@ -38,6 +39,7 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         command(args)
+        print(end="", flush=True)
     except (UsageError, RunError) as error:
         rank = f"rank {speaker()}: " if speaker() else ""
         print(f"{rank}error: {error}", file=sys.stderr)
@@ -47,6 +49,11 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has closed the pipe; nothing more is to be written
+        # there, when Python ends neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as of a process that SIGPIPE ended
     except OSError as error:
         file = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror or error}{file}", file=sys.stderr)
@@ -67,7 +74,8 @@ def output_flags(flags: Parser, kind: str) -> None:
         type=experiment_name,
         help=f"what they are named after; default {kind}_ and the time (UTC)",
     )
-    flags.set_defaults(default_name=f"{kind}_{datetime.now(UTC):%Y%m%d_%H%M%S}")
+    now = datetime.now(UTC)  # in milliseconds: a comparison takes half a second
+    flags.set_defaults(default_name=f"{kind}_{now:%Y%m%d_%H%M%S}_{now.microsecond // 1000:03}")
 
 
 def experiment_name(text: str) -> str:

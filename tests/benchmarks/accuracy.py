@@ -1,9 +1,7 @@
 """Seconds from the start of a training to an accuracy: ``uv run tests/benchmarks/accuracy.py``.
 
 SMLP on MNIST 4-9 by each recipe. The test set is read after each epoch here, to measure speed (the
-clock stands still meanwhile); no published weights come of it. Writes
-``reports/benchmarks/accuracy.json`` and ``.md``.
-"""
+clock stands still meanwhile); no published weights come of it."""
 
 import time
 
@@ -14,6 +12,9 @@ import platform
 import sys
 from pathlib import Path
 
+from options import options
+
+ARGS = options(__doc__)
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -80,9 +81,9 @@ def main() -> None:
         ]
     )
     print(text)
-    folder = ROOT / "reports" / "benchmarks"
-    (folder / "accuracy.md").write_text(text + "\n", encoding="utf-8")
-    write_json(folder / "accuracy.json", {"curves": curves, "session": about})
+    if ARGS.output is not None:
+        (ARGS.output / "accuracy.md").write_text(text + "\n", encoding="utf-8")
+        write_json(ARGS.output / "accuracy.json", {"curves": curves, "session": about})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Everything in one run, since machines drift: the contenders take turns, and what counts are medians
 and the ratios within a turn. Needs MNIST in ``data/`` (a training of sigurd's puts it there).
-Writes ``reports/benchmarks/epoch.json`` and ``epoch.md``. Nothing fails for being slow.
+Nothing fails for being slow.
 """
 
 import os
@@ -10,6 +10,9 @@ import platform
 import sys
 from pathlib import Path
 
+from options import options
+
+ARGS = options(__doc__, rounds=7)
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -41,7 +44,7 @@ from utils.mnist_dataset import MnistH5Dataset
 from utils.progress import Progress
 from utils.record import facts, write_json
 
-ROUNDS, BATCH, SLICE = 7, 64, 640
+ROUNDS, BATCH, SLICE = ARGS.rounds, 64, 640
 GOAL = 0.9748  # what the group's earlier SMLP had
 CPU = torch.device("cpu")
 DATA = open_split("mnist_4_9", train=True)
@@ -251,11 +254,10 @@ def main() -> None:
     lines += ["", f"{machine}; {versions}."]
     text = "\n".join(lines) + "\n"
     print(text)
-    folder = ROOT / "reports" / "benchmarks"
-    folder.mkdir(exist_ok=True)
-    (folder / "epoch.md").write_text(text, encoding="utf-8")
-    measured = {"epochs": epochs, "commands": commands, "access": access, "goal": goals}
-    write_json(folder / "epoch.json", {**measured, "session": about})
+    if ARGS.output is not None:
+        (ARGS.output / "epoch.md").write_text(text, encoding="utf-8")
+        measured = {"epochs": epochs, "commands": commands, "access": access, "goal": goals}
+        write_json(ARGS.output / "epoch.json", {**measured, "session": about})
 
 
 if __name__ == "__main__":

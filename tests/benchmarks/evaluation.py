@@ -1,7 +1,7 @@
 """How long an evaluation takes and what of it: ``uv run tests/benchmarks/evaluation.py``.
 
 The published SMLP on the test set of MNIST 4-9; the whole commands beside ``import torch``, in
-turns. Writes ``reports/benchmarks/evaluation.json`` and ``.md``. Nothing fails for being slow.
+turns. Nothing fails for being slow.
 """
 
 import os
@@ -9,6 +9,9 @@ import platform
 import sys
 from pathlib import Path
 
+from options import options
+
+ARGS = options(__doc__, rounds=7)
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -33,7 +36,7 @@ from utils.digit_images import as_trained
 from utils.record import facts, write_json
 from utils.tables import markdown
 
-ROUNDS = 7
+ROUNDS = ARGS.rounds
 CPU = torch.device("cpu")
 WEIGHTS = ROOT / "weights" / "SMLP" / "smlp_standard_checkpoint_best.pt"
 ENTRY = DATASETS["mnist_4_9"]
@@ -124,9 +127,11 @@ def main() -> None:
         ]
     )
     print(text)
-    folder = ROOT / "reports" / "benchmarks"
-    (folder / "evaluation.md").write_text(text + "\n", encoding="utf-8")
-    write_json(folder / "evaluation.json", {"steps": parts, "commands": whole, "session": about})
+    if ARGS.output is not None:
+        (ARGS.output / "evaluation.md").write_text(text + "\n", encoding="utf-8")
+        write_json(
+            ARGS.output / "evaluation.json", {"steps": parts, "commands": whole, "session": about}
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -53,12 +54,14 @@ PartitionName=small-g Nodes=ALL Default=YES MaxTime=3-00:00:00 State=UP
 PartitionName=standard-g Nodes=ALL MaxTime=2-00:00:00 State=UP
 PartitionName=dev-g Nodes=ALL MaxTime=02:00:00 State=UP
 """
+#: For Slurm 24.05 and later, which want a file system of control groups, which a container lacks.
+CGROUP_CONF = "CgroupPlugin=disabled\n"
 GRES_CONF = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
 #: Notes how it was called, as ``singularity run IMAGE python …``, and runs the command.
 SINGULARITY = """#!/bin/bash
 echo "$*" >>"{folder}/singularity.log"
 [[ $1 == run && $3 == python ]] || exit 64
-exec "{python}" "${{@:4}}"
+exec {python} "${{@:4}}"
 """
 
 
@@ -121,9 +124,12 @@ def _free_ports(count: int) -> list[int]:
 @contextmanager
 def started() -> Iterator[Cluster]:
     """The cluster for the time of a block; nothing of the machine's own is used, or left."""
-    missing = [name for name in ("slurmctld", "slurmd", "munged") if not _program(name)]
+    missing = [name for name in ("slurmctld", "slurmd", "munged") if not shutil.which(name)]
     if missing:
-        pytest.skip(f"{', '.join(missing)} not installed (Debian: slurm-wlm munge)")
+        pytest.skip(
+            f"{', '.join(missing)} not on PATH (Debian: apt install slurm-wlm munge, and "
+            "/usr/sbin on PATH)"
+        )
     # Sockets have short paths, so not in pytest's folder.
     folder = Path(tempfile.mkdtemp(prefix="djsw-slurm-", dir="/tmp"))
     folder.chmod(0o755)
@@ -140,10 +146,13 @@ def started() -> Iterator[Cluster]:
         )
     )
     (folder / "gres.conf").write_text(GRES_CONF)
+    version = subprocess.run(["slurmd", "-V"], capture_output=True, text=True).stdout.split()[1]
+    if tuple(map(int, version.split(".")[:2])) >= (24, 5):  # earlier ones do not know the word
+        (folder / "cgroup.conf").write_text(CGROUP_CONF)
     (folder / "munge.key").write_bytes(os.urandom(64))
     (folder / "munge.key").chmod(0o600)
     stand_in = folder / "bin" / "singularity"
-    stand_in.write_text(SINGULARITY.format(folder=folder, python=sys.executable))
+    stand_in.write_text(SINGULARITY.format(folder=folder, python=shlex.quote(sys.executable)))
     stand_in.chmod(0o755)
     (folder / "image.sif").touch()
     environment = clean_environment() | {
@@ -163,7 +172,7 @@ def started() -> Iterator[Cluster]:
             with (folder / f"{command[0]}.log").open("w") as log:
                 daemons.append(
                     subprocess.Popen(
-                        [_program(command[0]), *command[1:]],
+                        [command[0], *command[1:]],
                         env=environment,
                         stdout=log,
                         stderr=log,
@@ -172,8 +181,10 @@ def started() -> Iterator[Cluster]:
         this = Cluster(folder, _project(folder / "project"), environment)
         until = time.monotonic() + 60
         while "idle" not in this("sinfo", "--noheader", "--format=%T").stdout:
-            logs = "".join(path.read_text() for path in folder.glob("*.log"))
-            assert time.monotonic() < until, f"the cluster did not start:\n{logs}"
+            ended = any(daemon.poll() is not None for daemon in daemons)
+            if ended or time.monotonic() > until:
+                logs = "".join(path.read_text() for path in folder.glob("*.log"))
+                raise AssertionError(f"the cluster did not start:\n{logs}")
             time.sleep(0.2)
         yield this
         this("scancel", "--user", getpass.getuser())
@@ -187,15 +198,9 @@ def started() -> Iterator[Cluster]:
         shutil.rmtree(folder)
 
 
-def _program(name: str) -> str | None:
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin")
-
-
 def _project(folder: Path) -> Path:
     """A clean checkout with data: tiny, but for SMLP's, whose epoch takes a third of a second."""
     copy_code(folder)
-    for name in ("run.sh", ".gitignore"):
-        shutil.copy(Path(__file__).resolve().parents[2] / name, folder)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "all"]):
         subprocess.run([*git, *arguments], cwd=folder, check=True)

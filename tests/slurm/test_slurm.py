@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -16,7 +17,7 @@ from cluster import Cluster, started
 
 from utils.checkpoint import load_checkpoint, weights_sha256
 
-pytestmark = pytest.mark.xdist_group("slurm")
+pytestmark = pytest.mark.slurm
 WALY = ("--username", "waly", "--output_dir", "weights/WMLP", "--device", "cpu")
 SIGURD = ("--username", "sigurd", "--output_dir", "weights/SMLP", "--device", "cpu")
 
@@ -374,7 +375,7 @@ def test_job_with_a_gpu_that_torch_does_not_see_stops(cluster):
 def test_without_a_container_the_project_s_own_environment(cluster):
     environment = cluster.folder / "project" / ".venv" / "bin"
     environment.mkdir(parents=True)
-    (environment / "python").write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+    (environment / "python").write_text(f'#!/bin/bash\nexec {shlex.quote(sys.executable)} "$@"\n')
     (environment / "python").chmod(0o755)
     flags = (*WALY, "--exp_name=own", "--train", "--num_epochs=1")
     before = (cluster.folder / "singularity.log").read_text()
