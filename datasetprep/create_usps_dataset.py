@@ -119,7 +119,7 @@ def _download_package(folder: Path) -> None:
     name, _, version = PACKAGE.removesuffix(".tar.gz").partition("-")
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{name}=={version} --hash=sha256:{PACKAGE_SHA256}\n")
-    flags = ["--quiet", "--no-deps", f"--no-binary={name}", "--require-hashes"]
+    flags = ["--quiet", "--retries=1", "--no-deps", f"--no-binary={name}", "--require-hashes"]
     flags += [f"--requirement={requirements}", f"--dest={folder}"]
     ran = subprocess.run([*_pip(), "download", *flags], capture_output=True, text=True, timeout=600)
     if ran.returncode != 0:

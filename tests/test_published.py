@@ -6,65 +6,86 @@ import re
 from dataclasses import asdict
 
 import pytest
+from conftest import ROOT, copy_checkout
 
 from DJSW import recipes, results
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
 from DJSW.recipes import RECIPES
 from utils.checkpoint import load_checkpoint, weights_sha256
 from utils.evaluations import read_evaluation
-from utils.files import ROOT, sha256_of
+from utils.files import sha256_of
 from utils.report import report
 
-# Whoever trains and evaluates in these folders has other files there too.
-# The trainings of one seed by the standard recipe, everyone on everything.
-SEEDS = re.compile(r"_standard_[0-9]+_")
-RECORDS = sorted((ROOT / "weights").glob("*/*_standard*_run.json"))
-RECORDS = [path for path in RECORDS if not SEEDS.search(path.name)]
-EVALUATIONS = sorted((ROOT / "reports").glob("*_standard*_metrics.json"))
-EVALUATIONS = [path for path in EVALUATIONS if not SEEDS.search(path.name)]
 FOUNDERS = ("sigurd", "waly", "dennis")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+OWN_DATASETS = {PEOPLE[name].dataset for name in FOUNDERS}
 LOG = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").partition("## What came of it")[2]
 
 
-def test_everyone_has_published_on_everything():
-    for paths in (RECORDS, EVALUATIONS):
-        records = [json.loads(path.read_text()) for path in paths]
-        found = [(record["username"], record["dataset"]["name"]) for record in records]
-        assert {(name, dataset) for name in FOUNDERS for dataset in DATASETS} <= set(found)
-        assert len(set(found)) == len(found) and {name for name, _ in found} <= PEOPLE.keys()
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """What is committed, without what a user has trained and evaluated in these folders too."""
+    folder = tmp_path_factory.mktemp("published")
+    return copy_checkout(folder, "README.md", "docs", "reports", "weights")
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name)
-def test_checkpoints_are_those_of_the_record(path):
-    record = json.loads(path.read_text())
-    assert record["status"] == "finished"
-    assert record["sessions"][0]["git"]["changed"] is False
-    best, last = record["results"]["best"], record["results"]["last"]
-    own = record["dataset"]["name"] == PEOPLE[record["username"]].dataset
-    for result in (best, last) if own else (best,):  # of other datasets only the best is kept
-        checkpoint = load_checkpoint(path.with_name(result["checkpoint"]))
-        assert weights_sha256(checkpoint.weights) == result["weights_sha256"]
-        assert checkpoint.about["epoch"] == result["epoch"]
-        build_model(record["username"], record["dataset"]["name"], checkpoint)
+@pytest.fixture
+def found(published, monkeypatch):
+    """The published results of each founder."""
+    monkeypatch.setattr(results, "ROOT", published)
+    return results.results()
 
 
-@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.name)
-def test_evaluations_are_whole(path):
-    record = read_evaluation(path).record
-    checkpoint = record["checkpoint"]
-    assert sha256_of(ROOT / checkpoint["file"]) == checkpoint["sha256"]
-    assert record["session"]["git"]["changed"] is False
-    name = record["exp_name"]
-    assert path.with_name(f"{name}_report.md").read_text(encoding="utf-8") == report(record)
-    for picture in ("confusion", "errors", "reliability"):
-        content = path.with_name(f"{name}_{picture}.png").read_bytes()
-        assert content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82")
+def standard(published, pattern):
+    """Of one training by the standard recipe each, everyone on everything; not the other seeds."""
+    paths = sorted(published.glob(pattern))
+    return [path for path in paths if not re.search(r"_standard_[0-9]+_", path.name)]
 
 
-def test_recipes_are_published():
+def records(published):
+    return standard(published, "weights/*/*_standard*_run.json")
+
+
+def evaluations(published):
+    return standard(published, "reports/*_standard*_metrics.json")
+
+
+def test_everyone_has_published_on_everything(published):
+    for paths in (records(published), evaluations(published)):
+        made = [json.loads(path.read_text()) for path in paths]
+        pairs = [(record["username"], record["dataset"]["name"]) for record in made]
+        assert {(name, dataset) for name in FOUNDERS for dataset in OWN_DATASETS} <= set(pairs)
+        assert len(set(pairs)) == len(pairs) and {name for name, _ in pairs} <= PEOPLE.keys()
+
+
+def test_checkpoints_are_those_of_the_record(published):
+    for path in records(published):
+        record = json.loads(path.read_text())
+        assert record["status"] == "finished", path
+        assert record["sessions"][0]["git"]["changed"] is False, path
+        best, last = record["results"]["best"], record["results"]["last"]
+        own = record["dataset"]["name"] == PEOPLE[record["username"]].dataset
+        for result in (best, last) if own else (best,):  # of other datasets only the best is kept
+            checkpoint = load_checkpoint(path.with_name(result["checkpoint"]))
+            assert weights_sha256(checkpoint.weights) == result["weights_sha256"], path
+            assert checkpoint.about["epoch"] == result["epoch"], path
+            build_model(record["username"], record["dataset"]["name"], checkpoint)
+
+
+def test_evaluations_are_whole(published):
+    for path in evaluations(published):
+        record = read_evaluation(path).record
+        checkpoint = record["checkpoint"]
+        assert sha256_of(published / checkpoint["file"]) == checkpoint["sha256"], path
+        assert record["session"]["git"]["changed"] is False, path
+        name = record["exp_name"]
+        assert path.with_name(f"{name}_report.md").read_text(encoding="utf-8") == report(record)
+        for picture in ("confusion", "errors", "reliability"):
+            content = path.with_name(f"{name}_{picture}.png").read_bytes()
+            assert content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82"), path
+
+
+def test_recipes_are_published(published, found):
     """Of each network five seeds, all evaluated, of which the best by validation is kept."""
-    found = results.results()
     assert all([each.recipe for each in found[name]] == list(RECIPES) for name in FOUNDERS)
     for result in (result for name in FOUNDERS for result in found[name]):
         assert len(result.records) == 5 == len(result.evaluations)
@@ -85,19 +106,19 @@ def test_recipes_are_published():
             assert evaluation["checkpoint"]["file"].endswith(f"{name}_checkpoint_best.pt")
             assert evaluation["checkpoint"]["epoch"] == best["epoch"]
         assert losses[0] == min(losses)
-        path = ROOT / result.published["checkpoint"]["file"]
+        path = published / result.published["checkpoint"]["file"]
         assert sha256_of(path) == result.published["checkpoint"]["sha256"]
         best = result.records[result.name]["results"]["best"]
         assert weights_sha256(load_checkpoint(path).weights) == best["weights_sha256"]
-        page = ROOT / "reports" / f"{result.name}_report.md"
+        page = published / "reports" / f"{result.name}_report.md"
         assert page.read_text(encoding="utf-8") == report(result.published)
 
 
-def test_readme_and_model_cards_are_up_to_date():
+def test_readme_and_model_cards_are_up_to_date(published, found):
     for path, text in results.pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path}: uv run DJSW/results.py"
     expected = " ".join(recipes.__doc__.split())
-    for standard, tuned in (results.results()[name] for name in FOUNDERS):
+    for standard, tuned in (found[name] for name in FOUNDERS):
         for result in (standard, tuned):
             assert result.accuracy.replace("±", "+-") in expected, result.name
         model = PEOPLE[tuned.username].model_name
@@ -107,34 +128,38 @@ def test_readme_and_model_cards_are_up_to_date():
         assert f"{tuned.published['metrics']['accuracy']:.4f}" == cells[5], model
 
 
-def test_comparison_is_of_these_evaluations():
+def test_comparison_is_of_these_evaluations(published):
     for name, count in (("tuned", 30), ("tuned_published", 6)):
-        record = json.loads((ROOT / "reports" / f"{name}_comparison.json").read_text())
+        record = json.loads((published / "reports" / f"{name}_comparison.json").read_text())
         assert len(record["evaluations"]) == count
         for each in record["evaluations"]:
-            assert each["sha256"] == sha256_of(ROOT / each["file"])
-    record = json.loads((ROOT / "reports" / "standard_comparison.json").read_text())
+            assert each["sha256"] == sha256_of(published / each["file"])
+    record = json.loads((published / "reports" / "standard_comparison.json").read_text())
     compared = {each["file"]: each["sha256"] for each in record["evaluations"]}
-    published = {
-        path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in EVALUATIONS
+    hashes = {
+        path.relative_to(published).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in evaluations(published)
     }
-    assert compared.items() <= published.items() and len(compared) >= 9
-    page = (ROOT / "reports" / "standard_comparison.md").read_text(encoding="utf-8")
+    assert compared.items() <= hashes.items() and len(compared) >= 9
+    page = (published / "reports" / "standard_comparison.md").read_text(encoding="utf-8")
     matrix = [line for line in page.split("![")[0].splitlines() if line.startswith("|")]
-    assert len(matrix) >= 2 + 3 and "\n".join(matrix) in README
+    assert len(matrix) >= 2 + 3 and "\n".join(matrix) in (published / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
-def test_performance_page_has_the_benchmarks_tables():
-    measured = (ROOT / "reports" / "benchmarks" / "epoch.md").read_text(encoding="utf-8")
+def test_performance_page_has_the_benchmarks_tables(published):
+    measured = (published / "reports" / "benchmarks" / "epoch.md").read_text(encoding="utf-8")
     tables = measured.split("\n\n")[1:3]
     assert all(table.startswith("|") for table in tables)
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (published / "docs" / "performance.md").read_text(encoding="utf-8")
     assert all(table in page for table in tables)
-    curves = json.loads((ROOT / "reports" / "benchmarks" / "accuracy.json").read_text())["curves"]
+    curves = json.loads((published / "reports" / "benchmarks" / "accuracy.json").read_text())[
+        "curves"
+    ]
     for recipe, curve in curves.items():
         assert len(curve) == RECIPES[recipe]["mnist_4_9"].num_epochs
-    measured = (ROOT / "reports" / "benchmarks" / "accuracy.md").read_text(encoding="utf-8")
+    measured = (published / "reports" / "benchmarks" / "accuracy.md").read_text(encoding="utf-8")
     assert measured.split("\n\n")[1].startswith("| recipe") and measured.split("\n\n")[1] in page
-    measured = (ROOT / "reports" / "benchmarks" / "evaluation.md").read_text(encoding="utf-8")
+    measured = (published / "reports" / "benchmarks" / "evaluation.md").read_text(encoding="utf-8")
     assert all(table in page for table in measured.split("\n\n")[1:3])
