@@ -1,7 +1,8 @@
 """Sphinx: ``uv run sphinx-build docs docs/_build``, then open ``docs/_build/index.html``.
 
 The README, the model cards and the pages of reports are part of the site: they are copied beside
-the pages here, which git ignores, so that links to them are checked too.
+the pages here, so that links to them are checked too, and the page of flags is written. Git ignores
+all of these.
 """
 
 import re
@@ -13,7 +14,7 @@ from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(DOCS)]
 
 project = html_title = "DJSW"
 author = copyright = "sigurd, waly, dennis"
@@ -57,5 +58,8 @@ def link_within(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    import generate  # docs/generate.py
+
     copy_pages()
+    (DOCS / "commands.md").write_text(generate.commands_page(), encoding="utf-8")
     app.connect("source-read", link_within)

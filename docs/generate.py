@@ -1,7 +1,8 @@
 """Write the pages that follow from the code and the records: ``uv run docs/generate.py``.
 
-They are the command line's reference (``commands.md``), a page for each person (``people/``) and a
-drawing of each network (``pictures/``). A test fails if one of them is out of date.
+They are a page for each person with published results (``people/``) and a drawing of their network
+(``pictures/``); a test fails if one of them is out of date. The command line's reference
+(``commands.md``) is not kept: ``docs/conf.py`` has it written when the site is built.
 """
 
 import sys
@@ -36,7 +37,7 @@ def commands_page() -> str:
         for path in scripts
         if "def main(" in path.read_text(encoding="utf-8")
     }
-    parts = ["# Commands", "Written by `docs/generate.py` from the commands' own `--help`."]
+    parts = ["# Commands", "From the commands' own `--help`."]
     for script in sorted(modules, key=lambda name: (name != "DJSW/main.py", name)):
         flags = modules[script].parser()
         parts += [f"## {script}", flags.description]
@@ -166,7 +167,7 @@ def drawing(model: nn.Module) -> str | None:
 
 def pages() -> dict[Path, str]:
     """What the pages should hold, by file."""
-    written = {DOCS / "commands.md": commands_page()}
+    written = {}
     for username, own in results().items():
         model, _ = build_model(username, PEOPLE[username].dataset)
         picture = drawing(model)

@@ -27,7 +27,7 @@ PAGES = ["README.md"] + [
     path.relative_to(ROOT).as_posix()
     for folder in ("docs", "docs/people")
     for path in sorted((ROOT / folder).glob("*.md"))
-    if path.name != "README.md"  # the copy that docs/conf.py makes
+    if path.name not in ("README.md", "commands.md")  # which docs/conf.py makes
 ]
 #: Tests that run tests would not end.
 OWN = ("uv run pytest", ".ci/run")

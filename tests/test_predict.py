@@ -430,7 +430,7 @@ def test_bare_weights_are_recognised(username, tmp_path, capsys):
     flags = ["--load_checkpoint", tmp_path / "bare.pt", "--output_dir", tmp_path]
     assert predict.main(list(map(str, [tmp_path / "4.png", *flags]))) == 0
     out = capsys.readouterr().out
-    assert f"network     {PEOPLE[username].model_name} 256-" in out
+    assert f"network     {PEOPLE[username].model_name} " in out
     assert "digits      0, 1, 2, 3, 4, 5 and 6; a picture of anything else" in out
     assert len(list(tmp_path.glob("prediction_2*_predicted.csv"))) == 1
 

@@ -185,6 +185,7 @@ def test_shared_gradients_are_those_of_the_batch(monkeypatch, username):
     model, _ = build_model(username, PEOPLE[username].dataset)
     double = build_model(username, PEOPLE[username].dataset)[0].double()
     double.load_state_dict(model.state_dict())
+    model.eval(), double.eval()  # a network's own draws, such as dropout's, would differ
     adam = Adam(model, lr=0.1)
     shared = SharedGradients(gradients_of(model), adam.gradients)
     for count in (64, 5):
