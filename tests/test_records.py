@@ -251,7 +251,7 @@ def test_listing_needs_no_torch():
 
 def test_source_hash_is_that_of_the_files():
     shown = subprocess.run(
-        rr"sha256sum $(git ls-files DJSW models datasetprep utils | grep '\.py$' | LC_ALL=C sort)",
+        r"sha256sum $(git ls-files DJSW models datasetprep utils | grep '\.py$' | LC_ALL=C sort)",
         shell=True,
         cwd=ROOT,
         capture_output=True,
