@@ -5,6 +5,7 @@ import os
 # As for the commands: networks this small are slower on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hashlib
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,11 @@ import h5py
 import numpy as np
 import processes
 import pytest
+from raw_mnist import RAW_MNIST
 
 from datasetprep import create_mnist_dataset, create_usps_dataset
-from DJSW import pipelines
+from DJSW import main as djsw
+from DJSW import pipelines, reproduce
 from utils.failures import RunError
 from utils.signals import EXIT_STATUS, stop_request
 
@@ -165,3 +168,56 @@ def run_script() -> Run:
         return subprocess.CompletedProcess(script, process.returncode, out, error)
 
     return run
+
+
+@pytest.fixture
+def raw_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty raw folder, with the hashes of the synthetic files for the published ones."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in RAW_MNIST.items()}
+    monkeypatch.setattr(create_mnist_dataset, "RAW_SHA256", hashes)
+    monkeypatch.setattr(create_mnist_dataset, "RAW_FOLDER", tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+SLURM = {
+    "SLURM_STEP_NUM_TASKS": "16",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_PROCID": "11",
+    "SLURM_LOCALID": "3",
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "0",
+}
+
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    for name in (*SLURM, *TORCHRUN, "SLURM_GPUS_ON_NODE"):
+        monkeypatch.setenv(name, "")  # so that what place() sets is undone too
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.fixture
+def project(checkout):
+    """A checkout with tiny data."""
+    write_datasets(checkout / "data" / "processed")
+    return checkout
+
+
+@pytest.fixture
+def ran(tmp_path, processed, monkeypatch):
+    """A training and an evaluation of it, whose records are in ``out``."""
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["DJSW/main.py"])
+    # What reproduce.py sets for its process would stay for the tests that follow in this one.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    flags = ["--username=waly", "--exp_name=first", f"--output_dir={out}"]
+    assert djsw.main([*flags, "--train", "--num_epochs=3", "--seed=5", "--device=cpu"]) == 0
+    weights = f"--load_checkpoint={out / 'first_checkpoint_best.pt'}"
+    assert djsw.main([*flags, weights, "--device=cpu"]) == 0
+    return out

@@ -2,29 +2,20 @@
 
 import csv
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from functools import partial
 
 import processes
 import pytest
-import torch
-from conftest import clean_environment, digit_images, write_datasets, write_h5
-from torch.nn import functional as F
+from conftest import clean_environment, digit_images, write_h5
 
-from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from DJSW.pipelines import DATASETS
 from DJSW.train import _stream
 from utils import ranks
-from utils.adam import Adam
 from utils.checkpoint import load_checkpoint, weights_sha256
-from utils.device import choose_device
-from utils.failures import RunError, UsageError
-from utils.gradients import SharedGradients, gradients_of
-from utils.launch import Place, place
 
 NETWORK_WITH_DRAWS = """
 from torch import nn
@@ -40,13 +31,6 @@ class WMLP(nn.Module):
     def forward(self, x):
         return self.net(x)
 """
-
-
-@pytest.fixture
-def project(checkout):
-    """A checkout with tiny data."""
-    write_datasets(checkout / "data" / "processed")
-    return checkout
 
 
 def start(project, count, *flags, each=list):
@@ -169,43 +153,6 @@ def test_rank_that_never_joins(project):
     first.communicate()
 
 
-def test_variables_that_are_not_whole(project, variables):
-    variables.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="RANK and MASTER_ADDR and MASTER_PORT not; start with"):
-        place()
-    variables.setenv("WORLD_SIZE", "")
-    assert place() == Place()
-
-
-@pytest.mark.parametrize("username", PEOPLE)
-def test_shared_gradients_are_those_of_the_batch(monkeypatch, username):
-    """Of batches of 64 and 5 that 8 ranks divide, against float64 autograd of the whole."""
-    torch.manual_seed(0)
-    entry = DATASETS[PEOPLE[username].dataset]
-    model, _ = build_model(username, PEOPLE[username].dataset)
-    double = build_model(username, PEOPLE[username].dataset)[0].double()
-    double.load_state_dict(model.state_dict())
-    model.eval(), double.eval()  # a network's own draws, such as dropout's, would differ
-    adam = Adam(model, lr=0.1)
-    shared = SharedGradients(gradients_of(model), adam.gradients)
-    for count in (64, 5):
-        images = torch.rand(count, 1, *entry.image_size)
-        classes = torch.randint(len(entry.digits), (count,))
-        messages = []
-        monkeypatch.setattr(ranks, "add_up", messages.append)
-        for part, labels in zip(images.tensor_split(8), classes.tensor_split(8), strict=True):
-            shared(part, labels)
-        total = sum(messages)
-        monkeypatch.setattr(ranks, "add_up", partial(torch.Tensor.copy_, other=total))
-        loss = shared(part, labels)
-        expected = F.cross_entropy(double(images.double()), classes)
-        double.zero_grad()
-        expected.backward()
-        assert loss.item() / count == pytest.approx(expected.item(), rel=1e-6)
-        for mine, theirs in zip(model.parameters(), double.parameters(), strict=True):
-            torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)
-
-
 def test_a_refusal_is_said_once(project):
     train(project, 1, "taken", "--num_epochs=1")
     for flags in ((), ("--epochs=3",), ("--load_checkpoint=none.pt",)):
@@ -302,73 +249,6 @@ def test_shares_are_a_division(monkeypatch, count, total):
         sizes.append(len(part))
     assert seen == list(range(total))
     assert max(sizes) - min(sizes) <= 1
-
-
-SLURM = {
-    "SLURM_STEP_NUM_TASKS": "16",
-    "SLURM_STEP_NUM_NODES": "2",
-    "SLURM_PROCID": "11",
-    "SLURM_LOCALID": "3",
-    "SLURM_JOB_ID": "4711",
-    "SLURM_STEP_ID": "0",
-}
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-@pytest.fixture
-def variables(monkeypatch):
-    for name in (*SLURM, *TORCHRUN, "SLURM_GPUS_ON_NODE"):
-        monkeypatch.setenv(name, "")  # so that what place() sets is undone too
-        monkeypatch.delenv(name)
-    return monkeypatch
-
-
-def test_place_by_slurm(variables):
-    assert place() == Place(0, 1, 0)
-    for name, value in SLURM.items():
-        variables.setenv(name, value)
-    with pytest.raises(UsageError, match="without MASTER_ADDR; start with sbatch run.sh"):
-        place()
-    variables.setenv("MASTER_ADDR", "nid005001")
-    assert place() == Place(rank=11, count=16, local_rank=3)
-    assert [os.environ[name] for name in TORCHRUN] == ["11", "16", "3", "nid005001", "17110"]
-    assert place() == Place(rank=11, count=16, local_rank=3)
-
-
-def test_ports_of_jobs_and_steps_differ(variables):
-    ports = set()
-    for job, step in (("4711", "0"), ("4711", "1"), ("4712", "0")):
-        variables.delenv("WORLD_SIZE", raising=False)
-        variables.delenv("MASTER_PORT", raising=False)
-        named = SLURM | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": step, "SLURM_STEP_NUM_NODES": "1"}
-        for name, value in named.items():
-            variables.setenv(name, value)
-        place()
-        ports.add(int(os.environ["MASTER_PORT"]))
-    assert len(ports) == 3
-    assert all(10_000 <= port < 32_768 for port in ports)
-
-
-def test_a_batch_script_is_no_rank(variables):
-    variables.setenv("SLURM_NTASKS", "16")
-    variables.setenv("SLURM_PROCID", "0")
-    assert place() == Place(0, 1, 0)
-
-
-def test_each_rank_has_a_gpu_of_its_own(variables):
-    for name, value in {**SLURM, "MASTER_ADDR": "nid005001"}.items():
-        variables.setenv(name, value)
-    variables.setattr(torch.cuda, "is_available", lambda: True)
-    variables.setattr(torch.cuda, "device_count", lambda: 8)
-    assert choose_device("auto") == torch.device("cuda", 3)
-    variables.setattr(torch.cuda, "device_count", lambda: 1)  # Slurm shows each rank its own
-    variables.setenv("SLURM_GPUS_ON_NODE", "8")
-    assert choose_device("auto") == torch.device("cuda", 0)
-    variables.setenv("SLURM_GPUS_ON_NODE", "1")
-    for gpus in (1, 2):
-        variables.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
-        with pytest.raises(RunError, match=f"is number 4 of its node, which has {gpus} GPU"):
-            choose_device("auto")
 
 
 def test_same_seed_and_ranks_same_bits(project):

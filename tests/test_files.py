@@ -1,0 +1,26 @@
+"""Files that are written whole or not at all."""
+
+import os
+
+from small_runs import train_small
+
+from DJSW.train import Settings
+from utils.files import writing
+
+
+def test_temporary_files_of_a_killed_writer_are_removed(tmp_path):
+    stale = tmp_path / ".run_checkpoint_best.pt.0123abcd.tmp"
+    others = tmp_path / ".run_2_checkpoint_best.pt.0123abcd.tmp"
+    for path in (stale, others):
+        path.touch()
+    train_small(tmp_path, Settings(1, 5, 0.05, seed=3))
+    assert not stale.exists()
+    assert others.exists()
+
+
+def test_files_are_on_the_disk_before_they_are_renamed(tmp_path, monkeypatch):
+    synced, original = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), original(file)))
+    with writing(tmp_path / "a") as path:
+        path.write_text("a")
+    assert len(synced) == 1
