@@ -150,11 +150,8 @@ private=$(mktemp -d "/tmp/djsw_${SLURM_JOB_ID}_XXXXXX")
 commit=$(git -c safe.directory="$PWD" rev-parse HEAD 2>/dev/null)
 {
     echo "$commit"
-    cp "$(git -c safe.directory="$PWD" rev-parse --git-path index)" "$private/index"
-    export GIT_INDEX_FILE=$private/index # to add new sources in
-    git -c safe.directory="$PWD" add --intent-to-add DJSW models datasetprep utils
     git -c safe.directory="$PWD" diff --no-ext-diff --no-textconv --no-color --src-prefix=a/ --dst-prefix=b/ HEAD
-    unset GIT_INDEX_FILE
+    git -c safe.directory="$PWD" ls-files --others --exclude-standard DJSW models datasetprep utils | sed 's/^/new file /'
 } >"$private/git" 2>/dev/null
 [[ $(wc -l <"$private/git") -gt 1 ]] && commit+=" and changes, which are in the record"
 cp "$0" "$private/run.sh"

@@ -1,16 +1,17 @@
 """Write the README's results and the model cards from the records: ``python DJSW/results.py``.
 
-Of each recipe the trainings of a person's network on that person's digits count that are named
-``smlp_standard`` or, where there are several seeds, ``smlp_tuned_1`` and so on, and that were
-evaluated under the same name. Published is, of several, the one with the lowest validation loss.
+For each recipe it takes the runs of a person's network on that person's digits that are named
+``smlp_standard`` or, with several seeds, ``smlp_tuned_1`` and so on, and that were evaluated under
+the same name. Of several runs the one with the lowest validation loss is published.
+
+``python DJSW/results.py --list`` lists what ran, newest first.
 """
 
 import sys
 from pathlib import Path
 
-if __name__ == "__main__" and not __package__:  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import utils.script  # noqa: F401
+if __name__ == "__main__":  # the repository instead of DJSW/, whose modules would hide others
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
 import json
@@ -21,180 +22,188 @@ from typing import Any
 
 from DJSW.pipelines import DATASETS, PEOPLE
 from DJSW.recipes import RECIPES
-from utils.command_line import Parser, run_command
-from utils.comparison import mean_and_deviation
-from utils.evaluations import read_evaluation
-from utils.failures import UsageError
-from utils.files import ROOT, writing
-from utils.tables import confused, interval, markdown, number, settings_text, title
+from utils.cli import Parser, run_command
+from utils.errors import UsageError
+from utils.records.evaluation import EvaluationRecord, read_evaluation
+from utils.records.files import ROOT, atomic_write, escape_path, find_folder
+from utils.records.run import Run, read_run
+from utils.report.tables import (
+    align,
+    confused_pairs,
+    describe_settings,
+    interval,
+    markdown,
+    number,
+    title,
+    with_deviation,
+)
+from utils.statistics.comparison import mean_and_deviation
 
 BEGIN, END = "<!-- by DJSW/results.py -->\n", "<!-- to here -->\n"
-#: Of the README's table.
-METRICS = ("balanced_accuracy", "precision", "recall", "f1", "mse", "mae", "r2")
 #: Who may do what with the digits.
-LICENCES = {
+LICENSES = {
     "mnist": "MNIST: Y. LeCun and C. Cortes, Creative Commons Attribution-Share Alike 3.0.",
-    "usps": "USPS: digits of the U.S. Postal Service, handed on for research without a licence.",
+    "usps": "USPS: digits of the U.S. Postal Service, shared for research without a license.",
 }
+#: Columns of the list of runs, after the time.
+COLUMNS = ("user", "experiment", "status", "dataset", "best epoch", "accuracy", "device", "job")
 
 
 @dataclass(frozen=True)
 class Result:
-    """The trainings of one person's network by one recipe.
+    """The runs of one person's network by one recipe.
 
-    :ivar records: of the trainings, by name; the published one first.
-    :ivar evaluations: of these on the test set.
+    :ivar runs: their records by name, the published one first.
+    :ivar evaluations: their evaluations on the test set, by name.
     """
 
     username: str
     recipe: str
-    records: dict[str, dict[str, Any]]
-    evaluations: dict[str, dict[str, Any]]
+    runs: dict[str, Run]
+    evaluations: dict[str, EvaluationRecord]
 
     @property
     def name(self) -> str:
-        """Of the published training."""
-        return next(iter(self.records))
+        """The name of the published run."""
+        return next(iter(self.runs))
 
     @property
-    def published(self) -> dict[str, Any]:
-        """Its evaluation."""
+    def published(self) -> EvaluationRecord:
+        """The evaluation of the published run."""
         return self.evaluations[self.name]
 
     @property
     def accuracy(self) -> str:
         """Mean and standard deviation over the seeds."""
         values = [each["metrics"]["accuracy"] for each in self.evaluations.values()]
-        mean, deviation = mean_and_deviation(values)
-        return number(mean) if deviation is None else f"{number(mean)} ± {number(deviation)}"
+        return with_deviation(*mean_and_deviation(values))
 
 
 def results() -> dict[str, list[Result]]:
-    """What is published, by person and then by recipe, in the order of the tables.
+    """Return what is published, by person and then by recipe, in the order of the tables.
 
-    :raises UsageError: a training was not evaluated, is not finished, or is of another recipe than
-        its name says.
+    :raises UsageError: a run was not evaluated, is not finished, or is of another recipe than its
+        name says.
     """
-    found = {}
-    for username in PEOPLE:
-        trainings = {recipe: _records(username, recipe) for recipe in RECIPES}
-        found[username] = [
-            Result(username, recipe, records, {name: _evaluation(name) for name in records})
-            for recipe, records in trainings.items()
-            if records
-        ]
+    found: dict[str, list[Result]] = {username: [] for username in PEOPLE}
+    for username, recipe in ((username, recipe) for username in PEOPLE for recipe in RECIPES):
+        runs = _runs(username, recipe)
+        if runs:
+            evaluations = {name: _evaluation(name) for name in runs}
+            found[username].append(Result(username, recipe, runs, evaluations))
     return found
 
 
-def _records(username: str, recipe: str) -> dict[str, dict[str, Any]]:
-    """Of a person's trainings by a recipe, by name; the one with the lowest loss first."""
+def _runs(username: str, recipe: str) -> dict[str, Run]:
+    """Return a person's runs by a recipe, by name, the lowest validation loss first."""
     person = PEOPLE[username]
     stem = f"{person.model_name.lower()}_{recipe}"
-    records = {}
+    found = []
     for path in (ROOT / "weights" / person.model_name).glob(f"{stem}*_run.json"):
-        name = path.name.removesuffix("_run.json")
-        if not re.fullmatch(rf"{stem}(_[0-9]+)?", name):
+        if not re.fullmatch(rf"{stem}(_[0-9]+)?_run.json", path.name):
             continue
-        record = json.loads(path.read_bytes())
-        if (record["username"], record["dataset"]["name"]) == (username, person.dataset):
-            _require_published(path, record, recipe)
-            records[name] = record
-    loss = {name: r["results"]["best"]["validation_loss"] for name, r in records.items()}
-    return {name: records[name] for name in sorted(records, key=lambda name: (loss[name], name))}
+        run = read_run(path)
+        if (run["username"], run["dataset"]["name"]) != (username, person.dataset):
+            continue
+        trained_by = run["settings"]["recipe"]
+        if run["status"] != "finished" or trained_by != recipe:
+            raise UsageError(
+                f"{path} is of a run by the recipe {trained_by!r} that is {run['status']}; only "
+                f"finished runs by {recipe!r} may have such a name (rename it)"
+            )
+        found.append((run["results"]["best"]["validation_loss"], run["exp_name"], run))
+    return {name: run for _, name, run in sorted(found, key=lambda each: each[:2])}
 
 
-def _evaluation(name: str) -> dict[str, Any]:
+def _evaluation(name: str) -> EvaluationRecord:
     path = ROOT / "reports" / f"{name}_metrics.json"
     if not path.exists():
         raise UsageError(f"{name} is not evaluated: there is no {path}")
     return read_evaluation(path).record
 
 
-def _require_published(path: Path, record: Mapping[str, Any], recipe: str) -> None:
-    trained_by = record["settings"]["recipe"]
-    if record["status"] != "finished" or trained_by != recipe:
-        raise UsageError(
-            f"{path} is of a training by the recipe {trained_by!r} that is {record['status']}; "
-            f"only finished ones by {recipe!r} have such a name: give it another"
-        )
-
-
-def table(found: Sequence[Result]) -> str:
-    """The README's table."""
+def readme_table(found: Sequence[Result]) -> str:
+    """Return the README's table."""
     rows = []
     for result in found:
-        evaluation = result.published
-        numbers = evaluation["metrics"] | evaluation["label_distance"]
-        wrong = evaluation["images"] - evaluation["correct"]
+        best = result.published
+        numbers = best["metrics"]
+        accuracy = f"{number(numbers['accuracy'])} ({interval(best['intervals']['accuracy'])})"
         rows.append(
             (
-                f"{evaluation['model']['name']}, `{evaluation['dataset']['name']}`",
+                f"{best['model']['name']}, `{best['dataset']['name']}`",
                 result.recipe,
-                str(len(result.records)),
+                str(len(result.runs)),
                 result.accuracy,
-                f"`{result.name}`",
-                f"{number(numbers['accuracy'])} ({interval(evaluation['intervals']['accuracy'])})",
-                f"{wrong} of {evaluation['images']}",
-                *(number(numbers[name]) for name in METRICS),
+                accuracy,
+                f"{best['images'] - best['correct']} of {best['images']}",
+                number(numbers["balanced_accuracy"]),
             )
         )
-    header = ("network, test set", "recipe", "seeds", "accuracy", "published", "of this: accuracy")
-    return markdown((*header, "wrong", *map(title, METRICS)), rows)
+    header = ("network, test set", "recipe", "seeds", "accuracy", "best seed: accuracy")
+    return markdown((*header, "errors", "balanced accuracy"), rows)
 
 
-def card(found: Sequence[Result]) -> str:
-    """The model card of one network, from its results by each recipe."""
-    first = found[0]
-    person = PEOPLE[first.username]
+def model_card(found: Sequence[Result]) -> str:
+    """Return the model card of one network, from its results by each recipe."""
+    username = found[0].username
+    person = PEOPLE[username]
     entry = DATASETS[person.dataset]
-    model = first.published["model"]
+    model = found[0].published["model"]
     parts = [
-        f"# {model['name']}: {first.username}'s network",
-        f"{model['layers']}, {model['parameters']:,} parameters. It tells the digits "
-        f"{', '.join(map(str, entry.digits))} of {entry.source.upper()} apart, in images of "
+        f"# {model['name']}: {username}'s network",
+        f"{model['layers']}, {model['parameters']:,} parameters. It classifies the digits "
+        f"{', '.join(map(str, entry.digits))} of {entry.source.upper()}, in images of "
         f"{entry.image_size[1]} x {entry.image_size[0]} pixels, and takes any other image for one "
         "of these.",
     ]
     for result in found:
-        parts += _recipe(result)
+        parts += _recipe_section(result)
     parts += [
         "## Data",
-        f"{LICENCES[entry.source]} 90 % of the training images were trained on, 10 % chose the "
-        "epoch, and of several seeds the published one. [docs/recipes.md](../../docs/recipes.md) "
-        "says what was known of the test images when the recipes were chosen.",
-        "This page is made by `uv run DJSW/results.py`. Other checkpoints in this folder are those "
-        f"of `compare.py --everyone`: seed 42, on {person.dataset} and, by their names, on others.",
+        f"{LICENSES[entry.source]} 90 % of the training images were trained on; the other 10 % "
+        "chose the epoch and, of several seeds, the published one. "
+        "[docs/recipes.md](../../docs/recipes.md) says what was known of the test images when the "
+        "recipes were chosen.",
+        "This page is written by `uv run DJSW/results.py`. Other checkpoints in this folder are "
+        f"those of `compare.py --everyone`: seed 42, on {person.dataset} and other datasets.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _recipe(result: Result) -> list[str]:
-    evaluation, record = result.published, result.records[result.name]
-    best = record["results"]["best"]
-    numbers: Mapping[str, float] = evaluation["metrics"] | evaluation["probabilities"]
+def _recipe_section(result: Result) -> list[str]:
+    evaluation, run = result.published, result.runs[result.name]
+    best = run["results"]["best"]
+    numbers = {
+        **evaluation["metrics"],
+        **evaluation["probabilities"],
+        **evaluation["label_distance"],
+    }
     rows = [
         (title(name), number(value), interval(evaluation["intervals"][name]))
         for name, value in numbers.items()
     ]
     pairs = ", ".join(
-        f"{digit} taken for {other} ({count})" for digit, other, count in confused(evaluation)[:3]
+        f"{digit} predicted as {other} ({count})"
+        for digit, other, count in confused_pairs(evaluation)[:3]
     )
-    seeds = sorted(each["settings"]["seed"] for each in result.records.values())
-    about = f"Test accuracy {result.accuracy}, seed{'s' * (len(seeds) > 1)} {str(seeds)[1:-1]}."
+    seeds = sorted(each["settings"]["seed"] for each in result.runs.values())
+    plural = "s" * (len(seeds) > 1)
     return [
         f"## Recipe {result.recipe}",
         f"`{best['checkpoint']}`: epoch {best['epoch']}, validation accuracy "
-        f"{best['validation_accuracy']:.4f}. {about}",
-        f"```bash\n{record['sessions'][0]['command'].replace('python ', 'uv run ', 1)}\n```",
-        settings_text(record["settings"]) + ".",
+        f"{best['validation_accuracy']:.4f}. Test accuracy {result.accuracy}, seed{plural} "
+        f"{str(seeds)[1:-1]}.",
+        f"```bash\n{run['sessions'][0]['command'].replace('python ', 'uv run ', 1)}\n```",
+        describe_settings(run["settings"]) + ".",
         markdown(("on the test set", "value", "95 % interval"), rows),
-        f"Known errors, of {evaluation['images'] - evaluation['correct']}: {pairs}. "
-        f"[All of the evaluation](../../reports/{result.name}_report.md).",
+        f"{evaluation['images'] - evaluation['correct']} errors, most often: {pairs}. "
+        f"[The whole evaluation](../../reports/{result.name}_report.md).",
     ]
 
 
 def pages() -> dict[Path, str]:
-    """What the README and the model cards should hold, by file.
+    """Return the README and the model cards as they should be, by file.
 
     :raises UsageError: the README lacks the marks, or as :func:`results`.
     """
@@ -204,35 +213,105 @@ def pages() -> dict[Path, str]:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UsageError(f"{readme} lacks the lines {BEGIN.strip()} and {END.strip()}")
-    rows = table([each for own in found.values() for each in own])
-    written = {readme: f"{before}{begin}\n{rows}\n\n{end}{after}"}
+    table = readme_table([each for own in found.values() for each in own])
+    written = {readme: f"{before}{begin}\n{table}\n\n{end}{after}"}
     for username, own in found.items():
         if own:
-            written[ROOT / "weights" / PEOPLE[username].model_name / "README.md"] = card(own)
+            card = ROOT / "weights" / PEOPLE[username].model_name / "README.md"
+            written[card] = model_card(own)
     return written
 
 
-def parser() -> Parser:
-    """The flags."""
-    return Parser("Write the README's results and the model cards anew from the records.")
-
-
-def command(args: argparse.Namespace) -> None:
-    """Write what is out of date."""
-    write(pages())
-
-
 def write(pages: Mapping[Path, str]) -> None:
-    """Write what differs, and say so."""
+    """Write the pages that differ, and print their names."""
     for path, text in pages.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            with writing(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
             print(f"written     {path}")
 
 
+def list_runs(folders: Sequence[str]) -> None:
+    """Print a line for each record in the folders, newest first; name other files on stderr."""
+    rows = []
+    for folder in dict.fromkeys(find_folder(name, "--list") for name in folders):
+        for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
+            try:
+                cells = list(list_row(json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                print(f"no record: {escape_path(path)}", file=sys.stderr)
+                continue
+            if "reproduced" in path.parts:
+                cells[3] = "reproduced"
+            rows.append([" ".join(str(cell).split()) for cell in cells])
+    if not rows:
+        print("no records yet; DJSW/main.py writes one for each run")
+        return
+    rows = [[row[0][:16].replace("T", " "), *row[1:]] for row in sorted(rows, reverse=True)]
+    print("\n".join(align([("time (UTC)", *COLUMNS, "commit"), *rows])))
+    if any(row[-1].endswith("*") for row in rows):
+        print("\n* with changes that were not committed; the record has them")
+
+
+def list_row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a record: the time it started, :data:`COLUMNS`, the commit."""
+    trained = "settings" in record
+    sessions = record["sessions"] if trained else [record["session"]]
+    session, git = sessions[-1], sessions[-1]["git"]
+    changed = any((each["git"] or {}).get("changed") for each in sessions)
+    epochs = accuracy = "-"
+    if not trained:
+        status = "evaluated"
+        epochs = str(record["checkpoint"]["epoch"] or "-")
+        accuracy = f"{record['metrics']['accuracy']:.4f} test"
+    else:
+        names = {"finished": "trained", "running": "unfinished"}
+        status = names.get(record["status"], record["status"])
+        if "results" in record:
+            best, last = record["results"]["best"], record["results"]["last"]
+            epochs = f"{best['epoch']} of {last['epoch']}"
+            accuracy = f"{best['validation_accuracy']:.4f} validation"
+    ranks = len(session["device"].get("ranks", [None]))
+    name = session["device"]["name"] if session["device"]["type"] == "cuda" else "CPU"
+    job = session["slurm"].get("SLURM_ARRAY_JOB_ID")
+    task = session["slurm"].get("SLURM_ARRAY_TASK_ID")
+    return (
+        session["started"],
+        record["username"],
+        record["exp_name"],
+        status,
+        record["dataset"]["name"],
+        epochs,
+        accuracy,
+        f"{ranks} x {name}" if ranks > 1 else name,
+        f"{job}_{task}" if job else session["slurm"].get("SLURM_JOB_ID", "-"),
+        f"{git['commit'][:7]}{'*' * changed}" if git else "-",
+    )
+
+
+def parser() -> Parser:
+    """Return the parser."""
+    flags = Parser("Write the README's results and the model cards from the records.")
+    flags.add_argument(
+        "--list",
+        nargs="*",
+        metavar="FOLDER",
+        help="list the records in these folders and below, newest first, and write nothing; "
+        "default: weights reports",
+    )
+    return flags
+
+
+def command(args: argparse.Namespace) -> None:
+    """Write what is out of date, or list the records."""
+    if args.list is None:
+        write(pages())
+    else:
+        list_runs(args.list or ["weights", "reports"])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
+    """Run the command; return the exit status."""
     return run_command(command, parser().parse_args(argv))
 
 

@@ -1,73 +1,115 @@
-"""Training: the loop, once."""
+"""Training: ``train_model(args)``, and the loop, once."""
 
-import argparse
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from signal import Signals
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Subset, random_split
 from tqdm import tqdm
 
 from DJSW import recipes
+from DJSW.arguments import TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
 from DJSW.recipes import Settings
-from utils import ranks
-from utils.adam import Adam
-from utils.batches import Samples, batches, load_rows, predict
-from utils.checkpoint import describe, load_checkpoint
-from utils.deformations import Deformer
-from utils.failures import RunError
-from utils.files import find_file, find_folder, recorded
-from utils.gradients import Gradients, SharedGradients, StackGradients, gradients_of
+from utils.distributed import collectives
+from utils.distributed.device import choose_device
+from utils.engine.augmentation import augmenter
+from utils.engine.backward import gradients_of
+from utils.engine.batches import Samples, batches, load_rows, predict
+from utils.engine.checkpointer import Checkpointer, noting_errors, require_finite
+from utils.engine.history import History, Row, epoch_line
+from utils.engine.optimizer import Adam
+from utils.engine.schedules import SCHEDULES
+from utils.engine.seeds import AUGMENTATION, derive_seed, epoch_order, split_rows
+from utils.engine.signals import stop_request
+from utils.errors import Diverged
 from utils.mnist_dataset import MnistH5Dataset
-from utils.progress import Progress, epoch_line
-from utils.record import facts
-from utils.schedules import SCHEDULES
-from utils.signals import stop_request
-from utils.training_run import TrainingRun
-
-#: Seed of the 90/10 split: the same whatever ``--seed`` is, so that seeds can be compared.
-SPLIT_SEED = 42
-#: A long epoch's state is saved so often: what a dying machine may cost.
-SAVE_SECONDS = 120
-#: What a rank wishes, as a number: nothing 0, a signal its own number, and in between to save.
-SAVE = 1
-#: What a stream of random numbers is for: what a network draws 0, and deformations, of all ranks.
-DEFORMATIONS = 1
-#: Steps after which ranks ask each other what they wish; on GPUs it makes all of them wait.
-ASK_EVERY = 32
+from utils.records.checkpoint import describe, load_checkpoint
+from utils.records.files import find_file, find_folder, relative_to_root
+from utils.records.provenance import provenance
+from utils.records.run_files import RunFiles
 
 
-@dataclass
-class Training:
-    """A training as the command line asks for it, ready to begin.
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training made; ``history`` has a row for each epoch, ``best`` is one of them."""
 
-    :ivar rows: of the training file: those to train on, those to validate with.
-    """
+    history: list[Row]
+    best: Row
+    checkpoint: Path
+    record: Path
+    curves: Path
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training that is ready to start; ``rows`` are those to train on and to validate with."""
 
     model: nn.Module
     data: MnistH5Dataset
     rows: tuple[Tensor, Tensor]
     settings: Settings
-    run: TrainingRun
+    files: RunFiles
+    metadata: dict[str, Any]
 
 
-def prepare(args: argparse.Namespace) -> Training:
-    """Look at all that the command line names, make the data if they are not there, and say so.
+def train_model(args: Any) -> TrainingResult:
+    """Train a person's network; as one of several ranks where the process is one.
+
+    :param args: :class:`TrainArguments`, or anything with the flags as attributes.
+    :raises UsageError: a flag is wrong, or the name is taken.
+    :raises RunError: the data are missing or damaged, or the loss is not finite.
+    :raises Stopped: a signal came; the state is saved.
+    """
+    args = TrainArguments.of(args)
+    device = choose_device(args.device)
+    with ExitStack() as stack:
+        devices = stack.enter_context(collectives.process_group(device))
+        stack.enter_context(stop_request.watch())
+        with collectives.rank_zero_first():
+            job = prepare_training(args)
+            collectives.refuse_batch_norm(job.model)
+            print(f"device      {collectives.describe_devices(device, devices)}", flush=True)
+            if collectives.rank() == 0:
+                stack.enter_context(job.files.locked())
+        checkpointer = Checkpointer(job.files, job.metadata, provenance(device, devices))
+        training, validation = (load_rows(job.data, device, rows) for rows in job.rows)
+        history = train_pipeline(
+            job.model, training, validation, job.settings, checkpointer, resume=args.resume
+        )
+        curves, best = job.files.path("curves.png"), history.best
+        if collectives.rank() == 0:
+            from utils.report.figures import save_curves  # matplotlib: half a second
+
+            title = (
+                f"{args.exp_name}: {type(job.model).__name__} on {job.metadata['dataset']['name']}"
+            )
+            save_curves(curves, title, history.rows)
+        print(
+            f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
+            f"accuracy {best['validation_accuracy']:.2%}\n"
+            f"record      {job.files.record}\n"
+            f"curves      {curves}\n"
+            f"checkpoint  {job.files.best_checkpoint}"
+        )
+    files = job.files
+    return TrainingResult(history.rows, best, files.best_checkpoint, files.record, curves)
+
+
+def prepare_training(args: TrainArguments) -> TrainingJob:
+    """Validate the arguments, create missing data, build the model; print what will run.
 
     :raises UsageError: a flag is wrong, or the name is taken.
-    :raises RunError: there are no data, or they are damaged.
+    :raises RunError: the data are missing or damaged.
     """
-    run = TrainingRun(folder=find_folder(args.output_dir, "--output_dir"), exp_name=args.exp_name)
+    files = RunFiles(find_folder(args.output_dir, "--output_dir"), args.exp_name)
     if not args.resume:
-        run.require_new()
+        files.require_new()
     dataset = args.dataset or PEOPLE[args.username].dataset
     settings = recipes.settings(args, dataset)
     start = None
@@ -77,65 +119,22 @@ def prepare(args: argparse.Namespace) -> Training:
     model, arguments = build_model(args.username, dataset, start)
     data = open_split(dataset, train=True)
     rows = split_rows(len(data))
-    run.about = {
+    metadata = {
         "exp_name": args.exp_name,
         "username": args.username,
         "model": {"name": type(model).__name__, "arguments": arguments},
-        "dataset": {"name": dataset, "file": recorded(data.h5_path), **data.sha256},
+        "dataset": {"name": dataset, "file": relative_to_root(data.h5_path), **data.sha256},
         "classes": list(DATASETS[dataset].digits),
         "settings": asdict(settings),
         "starting_weights": start.source() if start else None,
     }
     print(f"{args.username} trains {describe(model)} on {dataset}")
     print(f"data        {data.h5_path}")
-    print(f"images      {len(rows[0])} to train on, {len(rows[1])} to validate with")
+    print(f"images      {len(rows[0])} for training, {len(rows[1])} for validation")
     if start:
         print(f"start from  {start.path}")
-    print(f"output      {run.folder}", flush=True)
-    return Training(model, data, rows, settings, run)
-
-
-def run(args: argparse.Namespace, device: torch.device, members: ranks.Members) -> None:
-    """Train as the command line says, as one of the ranks; ``DJSW/main.py`` has the flags."""
-    with ExitStack() as until_the_end:
-        with ranks.in_turn():
-            ready = prepare(args)
-            ranks.refuse_batch_norm(ready.model)
-            print(f"device      {ranks.described(device, members)}", flush=True)
-            if ranks.rank() == 0:
-                until_the_end.enter_context(ready.run.locked())
-                ready.run.facts = facts(device, members)
-        training, validation = (load_rows(ready.data, device, rows) for rows in ready.rows)
-        progress = ready.run if ranks.rank() == 0 else Progress()
-        train_pipeline(
-            ready.model,
-            training,
-            validation,
-            ready.settings,
-            progress,
-            device,
-            resume=args.resume,
-        )
-    best = progress.best
-    print(
-        f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
-        f"accuracy {best['validation_accuracy']:.2%}"
-    )
-    print(f"record      {ready.run.record_file}")
-    print(f"curves      {ready.run.file('curves.png')}")
-    print(f"checkpoint  {ready.run.best_file}")
-
-
-def split_rows(count: int) -> tuple[Tensor, Tensor]:
-    """The rows for training (90 %) and for validation (10 %)."""
-    if count < 10:
-        raise RunError(f"{count} images are too few to train on; at least 10 are needed")
-    parts: list[Subset[int]] = random_split(
-        range(count),  # type: ignore[arg-type]  # only its length is asked for
-        [0.9, 0.1],
-        generator=torch.Generator().manual_seed(SPLIT_SEED),
-    )
-    return torch.tensor(parts[0].indices), torch.tensor(parts[1].indices)
+    print(f"output      {files.folder}", flush=True)
+    return TrainingJob(model, data, rows, settings, files, metadata)
 
 
 def train_pipeline(
@@ -143,51 +142,50 @@ def train_pipeline(
     training: Samples,
     validation: Samples,
     settings: Settings,
-    run: Progress,
-    device: torch.device,
+    checkpointer: Checkpointer,
     *,
     resume: bool = False,
-) -> None:
-    """Train ``model`` with cross-entropy; what comes of it is in ``run`` and on the disk.
+) -> History:
+    """Train ``model`` with cross-entropy; ``checkpointer`` keeps the results.
 
-    Each of several ranks calls it with the same model and data: a batch is theirs together.
-
-    ``training`` and ``validation`` give images (B, 1, H, W) and classes (B,) for an index tensor.
+    Every rank calls it with the same model and data. ``training`` and ``validation`` give images
+    (B, 1, H, W) and classes (B,) for an index tensor, on the device to train on.
 
     :raises UsageError: the name is taken, or what is resumed was trained otherwise.
     :raises RunError: the loss is not finite.
     :raises Stopped: a signal came; the state is saved.
     """
+    device = training[slice(0, 1)][1].device
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
     model.to(device)
-    optimizer = Adam(model, settings.lr, settings.weight_decay, settings.averaging)
-    with ranks.in_turn():
-        run.begin(model, optimizer, settings.num_epochs, settings.patience, resume=resume)
-    run.agree(model, optimizer)
-    if run.finished:
-        print("finished    before; nothing is left to do")
-    elif run.history or len(run.losses):
-        print(f"resumed     after {len(run.history)} epochs and {len(run.losses)} steps")
-    while not run.is_over(settings.num_epochs, settings.patience):
-        started = time.perf_counter() - run.seconds
-        losses = train_epoch(model, optimizer, training, settings, run, device)
-        trained = time.perf_counter()
-        validation_loss, accuracy = _validate(model, optimizer, validation, settings, run, device)
-        row = {
-            "epoch": len(run.history) + 1,
-            "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
-            "validation_loss": validation_loss,
-            "validation_accuracy": accuracy,
-            "learning_rate": optimizer.lr,
-            "seconds": time.perf_counter() - started,
-        }
-        run.save_epoch(row, model, optimizer)
-        speed = len(training) / (trained - started)
-        print(epoch_line(row, settings.num_epochs, speed), flush=True)
-    if len(run.history) < settings.num_epochs:
-        print(f"stopped early: no better validation loss for {settings.patience} epochs")
-    run.finish(model, optimizer)
+    optimizer = Adam(model, settings.lr, settings.weight_decay)
+    with noting_errors(checkpointer):
+        checkpointer.start(model, optimizer, settings, resume=resume)
+        history = checkpointer.history
+        if checkpointer.was_finished:
+            print("finished    before; nothing to do")
+        elif history.rows or len(checkpointer.losses):
+            print(f"resumed     after {len(history)} epochs and {len(checkpointer.losses)} steps")
+        while not history.is_over(settings):
+            started = time.perf_counter() - checkpointer.seconds
+            losses = train_epoch(model, optimizer, training, settings, checkpointer)
+            speed = len(training) / (time.perf_counter() - started)
+            validation_loss, accuracy = validate(model, validation, len(history) + 1)
+            row: Row = {
+                "epoch": len(history) + 1,
+                "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
+                "validation_loss": validation_loss,
+                "validation_accuracy": accuracy,
+                "learning_rate": optimizer.lr,
+                "seconds": time.perf_counter() - started,
+            }
+            checkpointer.after_epoch(row)
+            print(epoch_line(row, settings.num_epochs, speed), flush=True)
+        if len(history) < settings.num_epochs:
+            print(f"stopped early: no better validation loss for {settings.patience} epochs")
+        checkpointer.finish()
+    return history
 
 
 def train_epoch(
@@ -195,119 +193,40 @@ def train_epoch(
     optimizer: Adam,
     training: Samples,
     settings: Settings,
-    run: Progress,
-    device: torch.device,
+    checkpointer: Checkpointer,
 ) -> Tensor:
-    """The rest of the epoch under way; returns the steps' losses (steps,), each summed over
-    its images.
-
-    A loss that is not finite is noticed within 100 steps; on a GPU, at the end of the epoch or
-    before a state is saved.
-    """
+    """Run the epoch, from the resumed step if any; return the loss of each step over its images."""
     model.train()
-    gradients = gradients_of(model, settings.label_smoothing)
-    shared = SharedGradients(gradients, optimizer.gradients) if ranks.count() > 1 else gradients
-    epoch, done, size = len(run.history) + 1, len(run.losses), settings.batch_size
-    order = epoch_order(len(training), settings.seed, epoch)
-    deformer = _deformer(settings, training, device)
-    deformations = _stream(settings.seed, epoch, purpose=DEFORMATIONS)
-    seed_step, stream = _seeder(gradients, device), _stream(settings.seed, epoch, ranks.rank())
-    # Kept on the device: reading a loss would make a GPU wait.
-    losses = torch.zeros(math.ceil(len(order) / size), device=device)
-    losses[:done] = run.losses.to(device)
+    epoch, done = len(checkpointer.history) + 1, len(checkpointer.losses)
+    order, device = epoch_order(len(training), settings.seed, epoch), optimizer.values.device
+    losses = checkpointer.start_epoch(math.ceil(len(order) / settings.batch_size))
+    gradients = gradients_of(model)
+    augment = augmenter(settings.augmentation, training[slice(0, 1)][0].shape[-2:], device)
+    dropout = derive_seed(settings.seed, epoch, collectives.rank())
+    augmentation = derive_seed(settings.seed, epoch, purpose=AUGMENTATION)
     schedule, steps = SCHEDULES[settings.schedule], settings.num_epochs * len(losses)
-    ask_every = 1 if ranks.count() == 1 else ASK_EVERY
-    started = saved = time.perf_counter()
-    rest = batches(training, order[done * size :], size, device)
-    hidden = True if ranks.rank() else None  # None: shown where there is a terminal
+    rest = batches(training, order[done * settings.batch_size :], settings.batch_size, device)
+    hidden = True if collectives.rank() else None  # None: shown on a terminal
     bar = tqdm(rest, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=hidden)
-    for step, (images, classes) in enumerate(bar, start=done):
-        seed_step(stream + step)
-        if deformer:
-            whole = min(size, len(order) - step * size)
-            images = deformer.share(images, whole, deformations + step)
+    for step, (images, classes, batch_size) in enumerate(bar, start=done):
+        gradients.seed(dropout + step)
+        images = augment(images, batch_size, augmentation + step)
         optimizer.lr = settings.lr * schedule((epoch - 1) * len(losses) + step, steps)
-        losses[step] = shared(images, classes)
+        losses[step] = gradients(images, classes, batch_size)
+        collectives.all_reduce_sum(optimizer.gradients, losses[step])
         optimizer.step()
-        now = time.perf_counter()
-        if step % 100 == 99 and device.type == "cpu":
-            _require_finite(losses[: step + 1], run, settings.lr)
-        if step % ask_every == 0 and (wish := ranks.greatest(_wish(now - saved), device)):
-            _require_finite(losses[: step + 1], run, settings.lr)
-            signal = Signals(wish).name if wish != SAVE else None
-            seconds = run.seconds + now - started
-            run.save_step(losses[: step + 1], seconds, model, optimizer, signal)
-            saved, started = now, now
-    _require_finite(losses, run, settings.lr)
+        checkpointer.after_step(step)
+    require_finite(losses, epoch)
     return losses.cpu()
 
 
-def _deformer(settings: Settings, training: Samples, device: torch.device) -> Deformer | None:
-    if settings.deformation is None:
-        return None
-    image_size = training[slice(0, 1)][0].shape[-2:]
-    return Deformer(image_size, device, **asdict(settings.deformation))
+def validate(model: nn.Module, validation: Samples, epoch: int) -> tuple[float, float]:
+    """Return the mean loss and the accuracy.
 
-
-def _seeder(gradients: Gradients, device: torch.device) -> Callable[[int], object]:
-    """What seeds a step: what a network draws (dropout) follows from seed, epoch and step."""
-    if isinstance(gradients, StackGradients):
-        return _nothing_to_seed
-    # torch.manual_seed seeds every kind of device, which takes 75 µs.
-    return torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
-
-
-def _nothing_to_seed(seed: int) -> None:
-    """Of a stack, which draws nothing."""
-
-
-def _wish(seconds: float) -> int:
-    """What this rank wishes, so long after the last save."""
-    if stop_request.signal:
-        return Signals[stop_request.signal]
-    return SAVE if seconds > SAVE_SECONDS else 0
-
-
-def _require_finite(losses: Tensor, run: Progress, lr: float) -> None:
-    if losses.isfinite().all():
-        return
-    step = int(losses.isfinite().logical_not().nonzero()[0])
-    raise run.failed(
-        f"the loss is {losses[step].item()} in epoch {len(run.history) + 1}, step {step + 1}; "
-        f"try a smaller --lr than {lr:g}"
-    )
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """The order (count,) of the images in an epoch; it follows from (seed, epoch) alone."""
-    generator = torch.Generator().manual_seed(_stream(seed, epoch))
-    return torch.randperm(count, generator=generator)
-
-
-def _stream(seed: int, epoch: int, rank: int = 0, purpose: int = 0) -> int:
-    """A number below 2**63 for a rank's generators in an epoch, unlike that of any other.
-
-    Rank 0's is the same as without ranks: to ``SeedSequence`` a zero at the end is nothing.
+    :raises Diverged: the loss is not finite.
     """
-    sequence = np.random.SeedSequence([seed, epoch, rank, purpose])
-    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
-
-
-def _validate(
-    model: nn.Module,
-    optimizer: Adam,
-    validation: Samples,
-    settings: Settings,
-    run: Progress,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Mean loss and accuracy."""
-    with optimizer.averaged():
-        logits, classes = predict(model, validation, device)
+    logits, classes = predict(model, validation, next(model.parameters()).device)
     loss = F.cross_entropy(logits, classes).item()
     if not math.isfinite(loss):
-        raise run.failed(
-            f"the validation loss is {loss} after epoch {len(run.history) + 1}; "
-            f"try a smaller --lr than {settings.lr:g}"
-        )
+        raise Diverged(f"the validation loss is {loss} after epoch {epoch}; give a smaller --lr")
     return loss, int((logits.argmax(1) == classes).sum()) / len(classes)

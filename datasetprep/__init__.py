@@ -1,1 +1,1 @@
-"""Raw digits to HDF5: one command a source."""
+"""Raw digits to HDF5, one command per source."""

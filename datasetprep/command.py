@@ -1,17 +1,17 @@
-"""The flags that the datasets' commands share, and what they do."""
+"""The command line that the dataset scripts share."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.command_line import Parser, digits
-from utils.failures import UsageError
-from utils.files import find_file
+from utils.cli import Parser, digits
+from utils.errors import UsageError
+from utils.records.files import find_file
 
 
 def parser(dataset: str) -> Parser:
-    """The flags that every dataset's command has."""
-    flags = Parser(f"Make an HDF5 file of {dataset.upper()} digits, or verify one.")
+    """Return a parser with the flags of every dataset script."""
+    flags = Parser(f"Create an HDF5 file of {dataset.upper()} digits, or verify one.")
     task = flags.add_mutually_exclusive_group(required=True)
     task.add_argument("--train", action="store_true", help="the training split")
     task.add_argument("--test", action="store_true", help="the test split")
@@ -26,27 +26,26 @@ def parser(dataset: str) -> Parser:
     return flags
 
 
-def output_of(args: argparse.Namespace, dataset: str) -> str:
-    """``--output``, else the name by the convention ``{dataset}[_test][_{first}_{last}].h5``."""
+def run(dataset: str, create: Callable[..., Path], args: argparse.Namespace) -> None:
+    """Verify a file, or create one with ``create(output_path, train=…, labels_to_keep=…)``."""
+    if args.verify is None:
+        create(_output_path(args, dataset), train=args.train, labels_to_keep=args.keep)
+        return
+    if args.keep or args.output:
+        raise UsageError("--verify: checks a file as it is (remove --keep and --output)")
+    from datasetprep.h5_files import verify  # imports torch, which --help does without
+
+    print(verify(find_file(args.verify, "--verify")))
+
+
+def _output_path(args: argparse.Namespace, dataset: str) -> str:
+    """Return ``--output``, by default ``data/processed/{dataset}[_test][_{first}_{last}].h5``."""
     if args.output is not None:
         return str(args.output)
     name = dataset + ("" if args.train else "_test")
     if args.keep:
         first, last = args.keep[0], args.keep[-1]
         if args.keep != tuple(range(first, last + 1)):
-            raise UsageError(f"--keep {args.keep} has gaps, so its file has no name; give --output")
+            raise UsageError(f"--keep: {args.keep} has gaps, so no default name (give --output)")
         name += f"_{first}_{last}"
     return f"data/processed/{name}.h5"
-
-
-def run(dataset: str, create: Callable[..., Path], args: argparse.Namespace) -> None:
-    """Run a dataset's command: verify a file, or make one by ``create``."""
-    if args.verify is not None:
-        if args.keep or args.output:
-            raise UsageError("--verify checks a file as it is; leave --keep and --output out")
-        from datasetprep.h5_files import verify  # imports torch: not for --help
-
-        print(verify(find_file(args.verify, "--verify")))
-    else:
-        more = {"raw_dir": args.raw_dir} if "raw_dir" in args else {}
-        create(output_of(args, dataset), train=args.train, labels_to_keep=args.keep, **more)

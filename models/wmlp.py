@@ -1,11 +1,11 @@
-"""WMLP: waly's network."""
+"""WMLP, waly's network."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class WMLP(nn.Module):
-    """LeakyReLU network with two layers of ``hidden_dim`` units.
+    """MLP with two hidden layers of ``hidden_dim`` units and LeakyReLU.
 
     >>> import torch
     >>> WMLP(256, 7)(torch.zeros(2, 1, 16, 16)).shape
@@ -22,11 +22,11 @@ class WMLP(nn.Module):
         self.fc3 = nn.Linear(hidden_dim, output_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, output_dim) of (B, input_dim), or of images (B, 1, H, W)."""
+        """Return logits (B, output_dim) for inputs (B, input_dim) or images (B, 1, H, W)."""
         x = F.leaky_relu(self.fc1(x.flatten(1)), self.negative_slope)
         x = F.leaky_relu(self.fc2(x), self.negative_slope)
         return self.fc3(x)  # type: ignore[no-any-return]
 
     def stack(self) -> tuple[list[nn.Linear], float]:
-        """The layers in order, and the slope between them for negative values."""
+        """Return the linear layers in order and the negative slope of the activation."""
         return [self.fc1, self.fc2, self.fc3], self.negative_slope

@@ -7,7 +7,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hashlib
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,8 +23,7 @@ from raw_mnist import RAW_MNIST
 from datasetprep import create_mnist_dataset, create_usps_dataset
 from DJSW import main as djsw
 from DJSW import pipelines, reproduce
-from utils.failures import RunError
-from utils.signals import EXIT_STATUS, stop_request
+from utils.errors import RunError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,17 +112,6 @@ def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return raw
 
 
-@pytest.fixture(autouse=True)
-def _signal_handlers():
-    """A command that is called in this process watches for signals to the end of the process."""
-    names = [name for name in EXIT_STATUS if hasattr(signal, name)]
-    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
-    yield
-    stop_request.signal = None
-    for name, handler in before.items():
-        signal.signal(getattr(signal, name), handler)
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the code with nothing else in it, as a fresh clone."""
@@ -195,7 +182,7 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 @pytest.fixture
 def variables(monkeypatch):
     for name in (*SLURM, *TORCHRUN, "SLURM_GPUS_ON_NODE"):
-        monkeypatch.setenv(name, "")  # so that what place() sets is undone too
+        monkeypatch.setenv(name, "")  # so that what rank_info() sets is undone too
         monkeypatch.delenv(name)
     return monkeypatch
 

@@ -1,4 +1,4 @@
-"""Pictures of digits, drawn and saved in every form."""
+"""Draw digits, and save them in every supported kind of file."""
 
 from pathlib import Path
 
@@ -9,8 +9,6 @@ from PIL import Image, ImageDraw, ImageFont
 from DJSW.pipelines import DATASETS, PEOPLE
 
 MNIST, USPS = DATASETS["mnist_4_9"], DATASETS["usps_0_6"]
-
-
 WEIGHTS = {
     name: f"weights/{p.model_name}/{p.model_name.lower()}_standard_checkpoint_best.pt"
     for name, p in PEOPLE.items()
@@ -18,7 +16,7 @@ WEIGHTS = {
 
 
 def drawn(digit, font="DejaVuSans", size=200, at=(200, 200), canvas=(400, 400)):
-    """Black on white, gray values 0 to 1; the fonts come with matplotlib."""
+    """Return a black digit on white, float32 in [0, 1]; the fonts come with matplotlib."""
     image = Image.new("L", canvas, 255)
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     ImageDraw.Draw(image).text(
@@ -28,11 +26,11 @@ def drawn(digit, font="DejaVuSans", size=200, at=(200, 200), canvas=(400, 400)):
 
 
 def files(folder):
-    """A digit in every way that a file may hold it."""
+    """Save one digit in every supported kind of file."""
     gray = (255 * drawn(4, "DejaVuSansMono")).astype(np.uint8)
     image = Image.fromarray(gray)
     image.save(folder / "gray.png")
-    image.convert("RGB").save(folder / "colour.jpg")
+    image.convert("RGB").save(folder / "color.jpg")
     image.convert("CMYK").save(folder / "print.jpg")
     image.convert("1").save(folder / "bilevel.png")
     image.convert("P").save(folder / "palette.gif")
@@ -44,14 +42,14 @@ def files(folder):
     Image.fromarray(ink).save(folder / "white_ink.png")
     turned = image.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees to the right
+    exif[0x0112] = 6  # camera held upright: rotate by 90 degrees clockwise
     turned.convert("RGB").save(folder / "photo.jpg", exif=exif)
     image.resize((4000, 4000)).convert("RGB").save(folder / "large.jpg")
     Image.fromarray((gray // 16).astype(np.uint16) * 273).save(folder / "12bit.png")
     Image.fromarray(gray.astype(np.int32)).save(folder / "32bit.tif")
     Image.fromarray(gray.astype(np.float32) / 255).save(folder / "fractions.tif")
     green = np.full((400, 400, 3), (190, 70, 70), np.uint8)
-    green[gray < 128] = (60, 150, 60)  # about as dark
+    green[gray < 128] = (60, 150, 60)  # of about the same brightness
     Image.fromarray(green).save(folder / "green_on_red.png")
     red = np.full((400, 400, 3), (250, 240, 220), np.uint8)
     red[gray < 128] = (160, 20, 30)

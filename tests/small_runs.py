@@ -10,20 +10,21 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from DJSW import pipelines
-from DJSW import train as training
 from DJSW.main import main
 from DJSW.train import train_pipeline
-from utils.checkpoint import load_checkpoint, weights_sha256
-from utils.record import facts
-from utils.training_run import TrainingRun
+from utils.engine import checkpointer
+from utils.engine.checkpointer import Checkpointer
+from utils.records.checkpoint import load_checkpoint, weights_sha256
+from utils.records.provenance import provenance
+from utils.records.run_files import RunFiles
 
-ABOUT = {"model": {"name": "M", "arguments": {}}, "dataset": {"name": "d"}, "classes": [0, 1]}
+METADATA = {"model": {"name": "M", "arguments": {}}, "dataset": {"name": "d"}, "classes": [0, 1]}
 
 
 CPU = torch.device("cpu")
 
 
-FACTS = facts(CPU, [{"node": "here", "device": "a processor"}])
+PROVENANCE = provenance(CPU, [{"node": "here", "device": "a processor"}])
 
 
 def small_problem(count=23):
@@ -39,17 +40,20 @@ def small_model(seed=0):
 
 
 def train_small(folder, settings, model=None, name="run", resume=False, data=None):
+    """Train; returns the model and its checkpointer."""
     model = model or small_model()
-    run = TrainingRun(
-        folder=folder, exp_name=name, facts=FACTS, about={**ABOUT, "settings": vars(settings)}
-    )
-    data = data or small_problem()
-    train_pipeline(model, data, small_problem(10), settings, run, CPU, resume=resume)
+    run = small_checkpointer(folder, settings, name)
+    train_pipeline(model, data or small_problem(), small_problem(10), settings, run, resume=resume)
     return model, run
 
 
+def small_checkpointer(folder, settings, name="run"):
+    metadata = {**METADATA, "settings": vars(settings)}
+    return Checkpointer(RunFiles(folder, name), metadata, PROVENANCE)
+
+
 def rows_of(run):
-    with run.history_file.open(newline="") as file:
+    with run.files.history.open(newline="") as file:
         return [{name: float(v) for name, v in row.items()} for row in csv.DictReader(file)]
 
 
@@ -75,7 +79,7 @@ FLAGS = ["--username", "waly", "--train", "--batch_size", "8", "--num_epochs"]
 def command(processed: Path, folder: Path, epochs: int, save_seconds: float) -> None:
     """A training in a process of its own, which saves its state every so often."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    pipelines.PROCESSED, training.SAVE_SECONDS = processed, save_seconds
+    pipelines.PROCESSED, checkpointer.SAVE_SECONDS = processed, save_seconds
     argv = [*FLAGS, str(epochs), "--exp_name", "e", "--output_dir", str(folder), "--resume"]
     sys.exit(main(argv))
 
@@ -87,6 +91,6 @@ def outcome(folder: Path) -> dict[str, object]:
     return {
         **{path.name: weights_sha256(load_checkpoint(path).weights) for path in checkpoints},
         "history": [line.rpartition(",")[0] for line in history],  # without the seconds
-        "best": load_checkpoint(folder / "e_checkpoint_best.pt").about["epoch"],
+        "best": load_checkpoint(folder / "e_checkpoint_best.pt").metadata["epoch"],
         "files": sorted(path.name for path in folder.iterdir()),
     }

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from models.smlp import SMLP
-from utils.checkpoint import (
+from utils.errors import UsageError
+from utils.records.checkpoint import (
     FORMAT,
     describe,
     load_checkpoint,
     load_weights,
-    save_checkpoint,
     weights_sha256,
+    write_checkpoint,
 )
-from utils.failures import UsageError
 
 WEIGHTS = SMLP().state_dict()
 ABOUT = {
@@ -59,7 +59,7 @@ def test_state_dicts_of_others(tmp_path, form, device):
     if device == "cuda":
         on_cuda(path)
     checkpoint = load_checkpoint(path)
-    assert checkpoint.about == {}
+    assert checkpoint.metadata == {}
     assert checkpoint.weights.keys() == WEIGHTS.keys()
     model = SMLP()
     load_weights(model, checkpoint)
@@ -76,10 +76,10 @@ def test_wrappers_that_hold_themselves_end(tmp_path):
 
 def test_own_checkpoint_and_its_plain_values(tmp_path):
     about = {**ABOUT, "epoch": 3, "metrics": {"loss": 0.1}}
-    save_checkpoint(tmp_path / "c.pt", WEIGHTS, about)
+    write_checkpoint(tmp_path / "c.pt", WEIGHTS, about)
     assert os.listdir(tmp_path) == ["c.pt"]
     checkpoint = load_checkpoint(tmp_path / "c.pt")
-    assert checkpoint.about == about
+    assert checkpoint.metadata == about
     assert weights_sha256(checkpoint.weights) == weights_sha256(WEIGHTS)
 
 
@@ -108,7 +108,7 @@ def test_hostile_file_is_refused_and_not_run(tmp_path, form):
 
 def test_damaged_files(tmp_path):
     path = tmp_path / "c.pt"
-    save_checkpoint(path, WEIGHTS, ABOUT)
+    write_checkpoint(path, WEIGHTS, ABOUT)
     whole = path.read_bytes()
     harmed = {
         "empty": b"",

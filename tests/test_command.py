@@ -1,4 +1,4 @@
-"""The flags that the commands of datasetprep share."""
+"""Command line of the dataset scripts: usage errors."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from datasetprep import create_mnist_dataset as mnist
         (["--verify", "nothing.h5"], "no existing file"),
     ],
 )
-def test_wrong_use(capsys, arguments, message):
+def test_usage_errors(capsys, arguments, message):
     try:
         status = mnist.main(arguments)
     except SystemExit as stopped:

@@ -1,4 +1,4 @@
-"""Comparisons: what is ranked, what is not, and what is told of the differences."""
+"""Comparisons: rankings, test sets, groups of seeds, and the differences."""
 
 import csv
 import json
@@ -12,13 +12,14 @@ import scipy.stats
 import torch
 from conftest import digit_images, write_h5
 
-from DJSW import compare, pipelines
+from DJSW import compare
 from DJSW import main as djsw
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
-from utils import comparison, intervals
-from utils.checkpoint import save_checkpoint
-from utils.evaluations import read_evaluation
-from utils.files import sha256_of
+from DJSW.recipes import RECIPES, Recipe
+from utils.records.checkpoint import write_checkpoint
+from utils.records.evaluation import metric_values, read_evaluation
+from utils.records.files import sha256_of
+from utils.statistics import comparison, intervals
 
 
 @pytest.fixture
@@ -82,19 +83,19 @@ def test_two_are_ranked_and_tested(call):
     assert [row["name"] for row in table] == ["b", "a"]
     found = [read_evaluation(path) for path in reversed(paths)]
     for row, evaluation in zip(table, found, strict=True):
-        for name, value in comparison.numbers(evaluation.record).items():
+        for name, value in metric_values(evaluation.record).items():
             low, high = evaluation.record["intervals"][name]
             assert float(row[name]) == value
             assert [float(row[f"{name}_low"]), float(row[f"{name}_high"])] == [low, high]
             assert row[f"{name}_sd"] == ""
-    right, other = (evaluation.right for evaluation in found)
-    only, only_other = int((right & ~other).sum()), int((other & ~right).sum())
+    correct, other = (evaluation.correct for evaluation in found)
+    only, only_other = int((correct & ~other).sum()), int((other & ~correct).sum())
     expected = scipy.stats.binomtest(only, only + only_other).pvalue
     (difference,) = record["test_sets"][0]["differences"]
     assert (difference["first"], difference["second"]) == ("b", "a")
     assert (difference["only_first"], difference["only_second"]) == (only, only_other)
     assert difference["mcnemar_p"] == pytest.approx(expected) == difference["holm_p"]
-    assert difference["difference"] == pytest.approx(right.mean() - other.mean())
+    assert difference["difference"] == pytest.approx(correct.mean() - other.mean())
     low, high = difference["interval"]
     assert low <= difference["difference"] <= high
     line = [cell.strip() for cell in page.split("| b   | a   |")[1].splitlines()[0].split("|")]
@@ -128,12 +129,14 @@ def test_seeds_are_grouped(call):
     assert row["runs"] == "3" and row["f1_low"] == ""
     (difference,) = record["test_sets"][0]["differences"]
     assert difference["mcnemar_p"] is None
-    right = np.stack([read_evaluation(path).right for path in seeds])
     alone = read_evaluation(other)
-    first, second = right, alone.right[None]
+    first = np.stack([read_evaluation(path).correct for path in seeds])
+    second = alone.correct[None]
     if first.mean() < second.mean():
         first, second = second, first
-    assert tuple(difference["interval"]) == intervals.of_difference(first, second, alone.labels)
+    assert tuple(difference["interval"]) == intervals.difference_interval(
+        first, second, alone.labels
+    )
 
 
 def test_one_seed_twice_or_another_epoch_is_no_group(call):
@@ -152,12 +155,12 @@ def test_a_group_counts_weights_once(call):
     paths = [evaluate(call, "a", first), evaluate(call, "b", second), evaluate(call, "c", first)]
     _, table, _ = compared(call, *paths)
     assert sorted((row["name"], row["runs"]) for row in table) == [("c", "1"), ("t (2 seeds)", "2")]
-    # the same seed with other weights: by other code, perhaps; then nothing is grouped
+    # The same seed with different weights (from different code, say): nothing is grouped.
     weights = torch.load(first, weights_only=True)
     weights["weights"]["layer5.bias"] += 1
     about = {k: v for k, v in weights.items() if k not in ("weights", "weights_sha256", "format")}
     other = call.out / "u_checkpoint_best.pt"
-    save_checkpoint(other, weights["weights"], about)
+    write_checkpoint(other, weights["weights"], about)
     _, table, _ = compared(call, *paths, evaluate(call, "d", other), name="e")
     assert sorted(row["name"] for row in table) == ["a", "b", "c", "d"]
 
@@ -182,7 +185,7 @@ def test_same_images_with_other_labels_are_another_test_set(call, processed, mon
         file["labels"][:2] = file["labels"][:2][::-1]
     b = untrained(call, "b", 1)
     drawn = []
-    monkeypatch.setattr("utils.figures._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("utils.report.figures._save", lambda figure, path: drawn.append(figure))
     call(compare.main, a, b, "--output_dir", call.out, "--exp_name", "c")
     record = json.loads((call.out / "c_comparison.json").read_text())
     assert [len(test_set["ranking"]) for test_set in record["test_sets"]] == [1, 1]
@@ -190,7 +193,7 @@ def test_same_images_with_other_labels_are_another_test_set(call, processed, mon
     page = (call.out / "c_comparison.md").read_text()
     assert len(set(sections(page))) == 2
     matrix = [line for line in page.split("![")[0].splitlines() if line.startswith("|")]
-    assert len(matrix) == 3 and matrix[2].count("**") == 4  # one network, the best of both
+    assert len(matrix) == 3 and matrix[2].count("**") == 4  # one network, the best on both
 
 
 def test_equal_names_are_told_apart(call, tmp_path, monkeypatch):
@@ -201,7 +204,7 @@ def test_equal_names_are_told_apart(call, tmp_path, monkeypatch):
     argv = ["--username=sigurd", "--exp_name=e", "--output_dir", tmp_path / "more"]
     assert call(djsw.main, *argv, "--load_checkpoint", tmp_path / "bare.pt")[0] == 0
     drawn = []
-    monkeypatch.setattr("utils.figures._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("utils.report.figures._save", lambda figure, path: drawn.append(figure))
     arguments = (a, tmp_path / "more" / "e_metrics.json", "--output_dir", call.out)
     assert call(compare.main, *arguments, "--exp_name", "c")[0] == 0
     (axes,) = drawn[0].axes
@@ -218,16 +221,14 @@ def test_many_are_compared_with_the_best(call, monkeypatch):
     best, *others = [row["name"] for row in test_set["ranking"]]
     pairs = [(row["first"], row["second"]) for row in test_set["differences"]]
     assert pairs == [(best, other) for other in others]
-    assert "Of more than 2, each is compared with the best." in page
+    assert "With this many entries, each is compared with the best one only." in page
 
 
 def test_everyone_on_everything(call, monkeypatch):
-    for dataset, entry in DATASETS.items():
-        monkeypatch.setitem(
-            pipelines.DATASETS, dataset, type(entry)(**{**vars(entry), "epochs": 1})
-        )
+    for dataset in DATASETS:
+        monkeypatch.setitem(RECIPES["standard"], dataset, Recipe(num_epochs=1))
     check = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out, "--check")
-    assert check[0] == 0 and check[1].endswith("checked     this comparison would run\n")
+    assert check[0] == 0 and check[1].endswith("checked     this command would run\n")
     assert not list(call.out.iterdir())
     page, table, record = compared(call, "--everyone", name="std")
     assert len(table) == len(PEOPLE) * len(DATASETS) == len(record["evaluations"])
@@ -255,8 +256,8 @@ def test_everyone_on_everything(call, monkeypatch):
     again = ("--everyone", "--exp_name=std", "--output_dir", call.out.parent / "weights")
     for damaged, sentence in (
         (text.replace('"lr": 0.001', '"lr": 0.01'), "with lr 0.01, here it is 0.001"),
-        (text[:99], "is no record of a training, or a damaged one"),
-        ("[]", "is no record of a training, or a damaged one"),
+        (text[:99], "is not a valid record of a run"),
+        ("[]", "is not a valid record of a run"),
     ):
         record_file.write_text(damaged)
         status, _, err = call(compare.main, *again, "--check")
@@ -293,7 +294,7 @@ def test_checkpoints_are_evaluated_first(call):
     again, _, _ = compared(call, best, bare, name="d")  # a checkpoint knows its own dataset
     assert sections(again) == sections(page)
     status, _, err = call(compare.main, best, "--dataset=mnist_4_9", "--output_dir", call.out)
-    assert status == 2 and "tells the digits [0, 1, 2, 3, 4, 5, 6] apart" in err
+    assert status == 2 and "distinguishes the digits [0, 1, 2, 3, 4, 5, 6], mnist_4_9 holds" in err
     torch.save({"fc9.weight": torch.zeros(3, 3)}, bare)
     status, _, err = call(compare.main, bare, "--output_dir", call.out)
     assert status == 2 and "fits no network" in err
@@ -316,10 +317,10 @@ def test_wrong_use_is_one_sentence(call, tmp_path, monkeypatch):
         (("--everyone",), "--everyone needs --exp_name"),
         ((tmp_path / "empty",), "empty holds no evaluation; give a folder with some"),
         ((tmp_path / "none.json",), "is no existing file or folder"),
-        ((tmp_path / "text.json",), "is no metrics file of an evaluation, or a damaged one"),
-        ((run,), "is no metrics file of an evaluation"),
+        ((tmp_path / "text.json",), "is not a valid metrics file of an evaluation"),
+        ((run,), "is not a valid metrics file of an evaluation"),
         ((call.out / "t_history.csv",), "give its …_metrics.json"),
-        ((a, "--dataset", "mnist_4_9"), "--dataset goes with checkpoints"),
+        ((a, "--dataset", "mnist_4_9"), "--dataset is for checkpoints, and none is given"),
         ((a, "--output_dir", tmp_path / "none"), "--output_dir"),
         ((a, "--exp_name", "../x"), "is no name"),
     ):
@@ -332,7 +333,9 @@ def test_wrong_use_is_one_sentence(call, tmp_path, monkeypatch):
         for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
             ranks.setenv(name, "0")
         status, _, err = call(compare.main, a, "--output_dir", call.out)
-    assert status == 2 and err.startswith("error: 2 ranks were started, but this command is one")
+    assert status == 2 and err.startswith(
+        "error: 2 ranks were started, but this command is a single process; "
+    )
     status, _, err = call(compare.main, a, "--output_dir", call.out, "--exp_name", "c")
     assert status == 2 and "'c' was compared before" in err
     assert not list(tmp_path.glob("comparison_*"))

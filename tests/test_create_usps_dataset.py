@@ -1,4 +1,4 @@
-"""USPS: text, LIBSVM's form and a Python package to HDF5."""
+"""USPS: text files, LIBSVM's format and a Python package to HDF5."""
 
 import bz2
 import gzip
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from datasetprep import create_usps_dataset as usps
-from utils.failures import RunError, UsageError
-from utils.files import ROOT
+from utils.errors import RunError, UsageError
 from utils.mnist_dataset import MnistH5Dataset
+from utils.records.files import ROOT
 
 
-def test_altered_usps_in_the_download_folder_is_passed_over(tmp_path, monkeypatch):
+def test_altered_file_in_the_raw_folder_is_ignored(tmp_path, monkeypatch):
     values, labels = np.zeros((10, 256)), np.arange(10)
     content = bz2.compress(libsvm_lines(values, labels))
     monkeypatch.setitem(usps.MD5, "usps.t.bz2", hashlib.md5(content).hexdigest())
@@ -36,7 +36,7 @@ def test_altered_usps_in_the_download_folder_is_passed_over(tmp_path, monkeypatc
 
 
 def usps_lines(values: np.ndarray, labels: np.ndarray) -> bytes:
-    """The classic text form: the digit, then the grey values."""
+    """Return the text format: the digit, then the gray values."""
     return "".join(
         f"{label:.4f} {' '.join(f'{value:.4f}' for value in row)} \n"
         for label, row in zip(labels, values, strict=True)
@@ -44,18 +44,18 @@ def usps_lines(values: np.ndarray, labels: np.ndarray) -> bytes:
 
 
 def libsvm_lines(values: np.ndarray, labels: np.ndarray) -> bytes:
-    """LIBSVM's form: labels count from 1, and each value has its number."""
+    """Return LIBSVM's format: labels count from 1, and each value has its index."""
     return "".join(
         f"{label + 1} {' '.join(f'{n}:{value:.4f}' for n, value in enumerate(row, 1))}\n"
         for label, row in zip(labels, values, strict=True)
     ).encode()
 
 
-@pytest.mark.parametrize("form", ["text", "libsvm"])
-def test_usps_from_either_form(tmp_path, monkeypatch, form):
+@pytest.mark.parametrize("file_format", ["text", "libsvm"])
+def test_usps_from_either_format(tmp_path, monkeypatch, file_format):
     values = np.random.default_rng(0).uniform(-1, 1, (30, 256)).round(4)
     labels = np.arange(30) % 10
-    if form == "text":
+    if file_format == "text":
         name, content = "zip.test.gz", gzip.compress(usps_lines(values, labels))
         monkeypatch.setitem(usps.SHA256, name, hashlib.sha256(content).hexdigest())
     else:
@@ -74,12 +74,12 @@ def test_usps_from_either_form(tmp_path, monkeypatch, form):
     assert hashes == {name: hashlib.sha256(content).hexdigest()}
 
 
-def test_usps_altered_or_missing(tmp_path, monkeypatch):
+def test_altered_or_missing_raw_files(tmp_path, monkeypatch):
     (tmp_path / "zip.train.gz").write_bytes(gzip.compress(b"6 -1 -1"))
     with pytest.raises(RunError, match=f"expected {usps.SHA256['zip.train.gz']}"):
         usps.create_usps_h5(tmp_path / "u.h5", raw_dir=tmp_path)
     monkeypatch.setenv("DJSW_RAW_USPS", str(tmp_path))
-    with pytest.raises(RunError, match=r"Put zip\.test\.gz .* DJSW_RAW_USPS"):
+    with pytest.raises(RunError, match=r"put zip\.test\.gz .* DJSW_RAW_USPS"):
         usps.create_usps_h5(tmp_path / "u.h5", train=False)
     with pytest.raises(UsageError, match="no existing folder"):
         usps.create_usps_h5(tmp_path / "u.h5", raw_dir=tmp_path / "nothing")
@@ -94,10 +94,10 @@ COUNTS = {
 
 @pytest.mark.usps
 @pytest.mark.parametrize("split", COUNTS)
-def test_usps_of_the_text_files(tmp_path, split):
+def test_real_text_files(tmp_path, split):
     folder = os.environ.get("DJSW_RAW_USPS")
     if not folder:
-        pytest.skip("set DJSW_RAW_USPS to a folder that has zip.train.gz and zip.test.gz")
+        pytest.skip("set DJSW_RAW_USPS to a folder with zip.train.gz and zip.test.gz")
     data = MnistH5Dataset(usps.create_usps_h5(tmp_path / "u.h5", train=split == "train"))
     assert np.bincount(data.labels).tolist() == COUNTS[split]
     assert data.sha256 == usps.ARRAYS_SHA256[split]
@@ -113,8 +113,8 @@ def test_usps_of_the_text_files(tmp_path, split):
 
 @pytest.mark.real
 @pytest.mark.parametrize("split", COUNTS)
-def test_usps_of_the_python_package(raw_data, tmp_path, monkeypatch, split):
-    """The same arrays, whatever the source; and no others."""
+def test_real_python_package(raw_data, tmp_path, monkeypatch, split):
+    """The package gives exactly the published arrays; anything else is an error."""
     raw = tmp_path / "raw"
     raw.mkdir()
     try:
@@ -131,15 +131,15 @@ def test_usps_of_the_python_package(raw_data, tmp_path, monkeypatch, split):
     order[[0, -1]] = order[[-1, 0]]
     np.save(tmp_path / "order.npy", order)
     monkeypatch.setattr(usps, "PACKAGE_ORDER", tmp_path / "order.npy")
-    with pytest.raises(RunError, match="does not give the published digits"):
+    with pytest.raises(RunError, match="not the published digits"):
         usps.create_usps_h5(tmp_path / "v.h5", train=split == "train", raw_dir=raw)
     Path(package).write_bytes(b"altered")
     with pytest.raises(RunError, match=f"expected {usps.PACKAGE_SHA256}"):
         usps.create_usps_h5(tmp_path / "v.h5", train=split == "train", raw_dir=raw)
 
 
-def test_pip_fetches_just_the_package(tmp_path, monkeypatch):
-    """By its hash, without what it needs, and by uv's pip where the environment has none."""
+def test_pip_downloads_only_the_package(tmp_path, monkeypatch):
+    """By hash, without dependencies, with uv's pip if the environment has none."""
     called = []
 
     def pip(command, **_):

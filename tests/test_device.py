@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import SLURM
 
-from utils.device import choose_device
-from utils.failures import RunError
+from utils.distributed.device import choose_device
+from utils.errors import RunError
 
 
 def test_each_rank_has_a_gpu_of_its_own(variables):

@@ -17,7 +17,7 @@ def test_readme_on_real_mnist(checkout, raw_data, run_script, tmp_path):
     flags = ("--username", "sigurd", "--exp_name", "first", "--output_dir", "weights/SMLP")
     trained = run_script(script, *flags, "--train", cwd=checkout)
     assert trained.returncode == 0, trained.stderr
-    assert "31722 to train on, 3524 to validate with" in trained.stdout
+    assert "31722 for training, 3524 for validation" in trained.stdout
     epochs = [line for line in trained.stdout.splitlines() if line.startswith("epoch ")]
     assert len(epochs) == 10
     best = checkout / "weights" / "SMLP" / "first_checkpoint_best.pt"

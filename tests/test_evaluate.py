@@ -1,4 +1,4 @@
-"""What an evaluation leaves: its numbers, its page, its pictures and its predictions."""
+"""Evaluations: numbers, page, pictures and predictions."""
 
 import csv
 import json
@@ -12,13 +12,14 @@ from conftest import write_h5
 from PIL import Image
 
 from DJSW import main as djsw
-from DJSW.evaluate import measure
 from DJSW.pipelines import DATASETS, build_model, open_split
-from utils import figures, metrics
-from utils.evaluations import read_evaluation
-from utils.failures import UsageError
-from utils.lock import claimed
-from utils.report import report
+from utils import metrics
+from utils.errors import UsageError
+from utils.records.evaluation import read_evaluation
+from utils.records.files import exclusive_output
+from utils.report import figures
+from utils.report.evaluation_page import evaluation_page
+from utils.statistics.measure import measure
 
 random = np.random.default_rng(0)
 
@@ -31,7 +32,7 @@ def evaluate(folder, weights, exp_name="e", username="sigurd", *flags):
 
 @pytest.fixture
 def measured(tmp_path, processed, monkeypatch):
-    """An untrained SMLP, evaluated: the folder and the metrics file's content."""
+    """Evaluate an untrained SMLP; the folder and the content of the metrics file."""
     monkeypatch.setattr(sys, "argv", ["DJSW/main.py"])
     torch.manual_seed(0)
     torch.save(build_model("sigurd", "mnist_4_9")[0].state_dict(), tmp_path / "bare.pt")
@@ -41,7 +42,7 @@ def measured(tmp_path, processed, monkeypatch):
 
 
 def test_numbers_follow_from_the_predictions(measured):
-    """All of metrics.json again, by scikit-learn, from the CSV that is beside it."""
+    """The reference computes all of metrics.json from the CSV with scikit-learn."""
     folder, record = measured
     with (folder / "e_predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -64,28 +65,28 @@ def test_numbers_follow_from_the_predictions(measured):
         value = (record["metrics"] | record["probabilities"] | record["label_distance"])[name]
         assert low - 1e-12 <= value <= high + 1e-12, name
 
-    def wilson(right, count):
-        return list(scipy.stats.binomtest(int(right), int(count)).proportion_ci(method="wilson"))
+    def wilson(correct, count):
+        return list(scipy.stats.binomtest(int(correct), int(count)).proportion_ci(method="wilson"))
 
     ends = record["intervals"]
-    right = digits == predicted
-    assert ends["accuracy"] == pytest.approx(wilson(right.sum(), 43)) == ends["weighted_recall"]
+    correct = digits == predicted
+    assert ends["accuracy"] == pytest.approx(wilson(correct.sum(), 43)) == ends["weighted_recall"]
     for name, values in losses.items():
         expected = scipy.stats.norm.interval(0.95, values.mean(), scipy.stats.sem(values))
         assert ends[name] == pytest.approx(expected, rel=1e-4)
     for row in record["per_class"]:
         own = digits == row["digit"]
-        assert row["intervals"]["recall"] == pytest.approx(wilson(right[own].sum(), own.sum()))
+        assert row["intervals"]["recall"] == pytest.approx(wilson(correct[own].sum(), own.sum()))
     for row in record["calibration"]:
         inside = (p.max(1) > row["above"]) & (p.max(1) <= row["up_to"])
-        assert (row["images"], row["right"]) == (inside.sum(), right[inside].sum())
+        assert (row["images"], row["right"]) == (inside.sum(), correct[inside].sum())
         expected = wilson(row["right"], row["images"])
         assert [row["low"], row["high"]] == pytest.approx(expected, abs=1e-9)
     read = read_evaluation(folder / "e_metrics.json")
     assert (read.labels == digits).all() and (read.predicted == predicted).all()
 
 
-def test_page_tells_what_the_record_holds(measured):
+def test_page_shows_the_record(measured):
     folder, record = measured
     page = (folder / "e_report.md").read_text()
     assert page.startswith("# e: SMLP 784-77-77-77-77-6 on the test set of mnist_4_9\n")
@@ -112,8 +113,8 @@ def test_page_tells_what_the_record_holds(measured):
             assert picture.size[0] > 400 and len(picture.convert("RGB").getcolors(2**24)) > 50
 
 
-def test_pictures_show_what_they_are_given(tmp_path, monkeypatch):
-    """The texts and heights that are drawn, as matplotlib has them."""
+def test_pictures_show_their_arguments(tmp_path, monkeypatch):
+    """Texts and heights are read back from matplotlib's artists."""
     drawn = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
     figures.save_confusion(tmp_path / "c", "t", [[5, 0], [2, 40]], [3, 8])
@@ -143,7 +144,7 @@ def test_pictures_show_what_they_are_given(tmp_path, monkeypatch):
     assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [(0.4, 4), (0.8, 9)]
 
 
-def test_gallery_shows_the_surest_errors(measured, tmp_path, monkeypatch):
+def test_errors_figure_shows_the_most_confident_errors(measured, tmp_path, monkeypatch):
     folder, _ = measured
     shown = []
     monkeypatch.setattr(figures, "save_errors", lambda path, title, *a: shown.append(a))
@@ -163,8 +164,8 @@ def test_gallery_shows_the_surest_errors(measured, tmp_path, monkeypatch):
     assert (images == data.images[[int(row["index"]) for row in rows[:5]]]).all()
 
 
-def test_what_died_half_way_is_made_again(measured, tmp_path, monkeypatch):
-    """The metrics file comes last: without it nothing of the name counts."""
+def test_interrupted_evaluation_is_repeated(measured, tmp_path, monkeypatch):
+    """The metrics file is written last: without it the name is free."""
     folder, record = measured
     for path in folder.glob("e_*"):
         if path.name not in ("e_predictions.csv", "e_confusion.png"):
@@ -185,17 +186,17 @@ def test_what_died_half_way_is_made_again(measured, tmp_path, monkeypatch):
     monkeypatch.undo()
 
 
-def test_two_evaluations_of_a_name(measured, tmp_path):
-    """Of two at once one wins, and the files are all its own."""
+def test_concurrent_evaluations_of_a_name(measured, tmp_path):
+    """One of two concurrent evaluations wins, and all files are its own."""
     folder, _ = measured
     path = folder / "g_metrics.json"
     taken = UsageError("taken")
-    with claimed(path, taken):
-        with pytest.raises(UsageError, match="taken"), claimed(path, taken):
+    with exclusive_output(path, taken):
+        with pytest.raises(UsageError, match="taken"), exclusive_output(path, taken):
             pass
     assert not list(folder.glob(".g*"))
     path.touch()
-    with pytest.raises(UsageError, match="taken"), claimed(path, taken):
+    with pytest.raises(UsageError, match="taken"), exclusive_output(path, taken):
         pass
 
 
@@ -210,18 +211,18 @@ def test_weights_too_large_to_evaluate(measured, tmp_path, capsys):
 
 
 def constant(column, count=30):
-    """Logarithms of probabilities that favour one class of four for every image."""
+    """Return log probabilities that favor the same one of four classes for every image."""
     p = np.full((count, 4), 0.1)
     p[:, column] = 0.7
     return np.log(p)
 
 
-def test_what_a_number_may_hide_is_warned_about():
-    classes = np.resize([0, 1, 2], 30)  # no image of the fourth
+def test_degenerate_predictions_are_warned_about():
+    classes = np.resize([0, 1, 2], 30)  # no image of the fourth class
     assert measure(constant(1), classes, [0, 1, 2, 3])["warnings"] == [
-        "every image is taken for a 1: the network predicts one class",
-        "none of the 10 images of a 0 is recognised (recall 0)",
-        "none of the 10 images of a 2 is recognised (recall 0)",
+        "every prediction is 1: the network predicts a single class",
+        "none of the 10 images of a 0 is recognized (recall 0)",
+        "none of the 10 images of a 2 is recognized (recall 0)",
         "the test set has no 3; its recall counts as 0",
     ]
     perfect = np.log(np.eye(4)[np.resize([0, 1, 2, 3], 30)] * 0.9 + 0.025)
@@ -229,7 +230,7 @@ def test_what_a_number_may_hide_is_warned_about():
 
 
 def test_warnings_and_a_perfect_score_are_in_the_outputs(tmp_path, processed, capsys, measured):
-    """A network that takes all for a 4, on a test set of nothing else."""
+    """A network that predicts only 4, on a test set of only 4s."""
     entry = DATASETS["mnist_4_9"]
     images = random.integers(0, 255, (20, 28, 28)).astype(np.uint8)
     (processed / entry.test_file).unlink()
@@ -241,18 +242,18 @@ def test_warnings_and_a_perfect_score_are_in_the_outputs(tmp_path, processed, ca
     capsys.readouterr()
     assert evaluate(tmp_path / "out", tmp_path / "all_4.pt", "all_4") == 0
     out = capsys.readouterr().out
-    assert "warning     every image is taken for a 4" in out
+    assert "warning     every prediction is 4" in out
     page = (tmp_path / "out" / "all_4_report.md").read_text()
-    assert "> **Warning:** every image is taken for a 4" in page
+    assert "> **Warning:** every prediction is 4" in page
     assert "No image was wrong." in page and "errors.png" not in page
     assert not (tmp_path / "out" / "all_4_errors.png").exists()
 
 
-def test_numbers_that_do_not_exist_are_dashes(measured):
-    """R² and the standard error of a single image."""
+def test_undefined_numbers_are_dashes(measured):
+    """R² and the standard error are undefined for a single image."""
     _, record = measured
     record |= measure(constant(0, 1), np.zeros(1, int), [4, 5, 6, 7])
-    page = report(record | {"classes": [4, 5, 6, 7]})
+    page = evaluation_page(record | {"classes": [4, 5, 6, 7]})
     assert "| R²             | -      | -                |" in page
 
 
@@ -267,12 +268,12 @@ def test_damaged_evaluations_are_refused(measured):
 
     for damaged in (text[: len(text) // 2], "", "[]", "{}", "7", '"x"', "\x00\xff"):
         path.write_text(damaged)
-        refused("is no metrics file of an evaluation, or a damaged one")
+        refused("is not a valid metrics file of an evaluation")
     path.write_text(json.dumps({**record, "format": "djsw-evaluation-9"}))
     refused("is of format djsw-evaluation-9")
     for name in ("training", "intervals", "dataset", "sha256"):
         path.write_text(json.dumps({key: value for key, value in record.items() if key != name}))
-        refused("is no metrics file of an evaluation, or a damaged one")
+        refused("is not a valid metrics file of an evaluation")
     record["metrics"]["f1"] += 0.01
     path.write_text(json.dumps(record))
     refused("it was changed")

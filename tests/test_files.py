@@ -5,7 +5,7 @@ import os
 from small_runs import train_small
 
 from DJSW.train import Settings
-from utils.files import writing
+from utils.records.files import atomic_write
 
 
 def test_temporary_files_of_a_killed_writer_are_removed(tmp_path):
@@ -21,6 +21,6 @@ def test_temporary_files_of_a_killed_writer_are_removed(tmp_path):
 def test_files_are_on_the_disk_before_they_are_renamed(tmp_path, monkeypatch):
     synced, original = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), original(file)))
-    with writing(tmp_path / "a") as path:
+    with atomic_write(tmp_path / "a") as path:
         path.write_text("a")
     assert len(synced) == 1

@@ -1,4 +1,4 @@
-"""The HDF5 file of one split: written, checked, replaced."""
+"""HDF5 files of one split: writing, verifying, replacing."""
 
 import os
 
@@ -9,11 +9,11 @@ from raw_mnist import IMAGES, LABELS, RAW_MNIST, copy_raw_mnist
 
 from datasetprep import create_mnist_dataset as mnist
 from datasetprep import h5_files
-from utils.failures import RunError, UsageError
+from utils.errors import RunError, UsageError
 from utils.mnist_dataset import MnistH5Dataset
 
 
-def test_same_digits_same_bytes_and_no_second_write(raw_mnist, tmp_path):
+def test_same_digits_give_same_bytes_and_are_written_once(raw_mnist, tmp_path):
     raw_mnist.mkdir()
     copy_raw_mnist(raw_mnist)
     first = mnist.create_mnist_h5(tmp_path / "a.h5")
@@ -21,23 +21,23 @@ def test_same_digits_same_bytes_and_no_second_write(raw_mnist, tmp_path):
     assert first.read_bytes() == second.read_bytes()
     before = first.stat().st_mtime_ns, first.stat().st_ino
     for name in RAW_MNIST:
-        (raw_mnist / "MNIST" / "raw" / name).unlink()  # not needed for a file that is there
+        (raw_mnist / "MNIST" / "raw" / name).unlink()  # not needed if the file exists
     mnist.create_mnist_h5(tmp_path / "a.h5", download=False)
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == before
 
 
-@pytest.mark.parametrize("was", ["test split", "other digits", "altered", "not hdf5"])
-def test_another_file_in_its_place_is_replaced(raw_mnist, tmp_path, was):
+@pytest.mark.parametrize("contents", ["test split", "other digits", "altered", "not hdf5"])
+def test_file_with_other_contents_is_replaced(raw_mnist, tmp_path, contents):
     raw_mnist.mkdir()
     copy_raw_mnist(raw_mnist)
     path = tmp_path / "m.h5"
-    if was == "test split":
+    if contents == "test split":
         mnist.create_mnist_h5(path, train=False)
-    elif was == "not hdf5":
+    elif contents == "not hdf5":
         path.write_text("hello")
     else:
-        mnist.create_mnist_h5(path, labels_to_keep=[1] if was == "other digits" else None)
-    if was == "altered":
+        mnist.create_mnist_h5(path, labels_to_keep=[1] if contents == "other digits" else None)
+    if contents == "altered":
         with h5py.File(path, "r+") as file:
             file["images"][3, 3, 3] ^= 1
     mnist.create_mnist_h5(path)
@@ -45,7 +45,7 @@ def test_another_file_in_its_place_is_replaced(raw_mnist, tmp_path, was):
     h5_files.verify(path)
 
 
-def test_a_write_that_fails_leaves_the_old_file(raw_mnist, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(raw_mnist, tmp_path, monkeypatch):
     raw_mnist.mkdir()
     copy_raw_mnist(raw_mnist)
     path = mnist.create_mnist_h5(tmp_path / "m.h5")
@@ -63,12 +63,12 @@ def test_a_write_that_fails_leaves_the_old_file(raw_mnist, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("keep", [[], [4, 10], [-1]])
-def test_labels_that_are_no_digits_are_refused(tmp_path, keep):
-    with pytest.raises(UsageError, match="no digits"):
+def test_labels_that_are_not_digits_raise_an_error(tmp_path, keep):
+    with pytest.raises(UsageError, match="one or more digits"):
         mnist.create_mnist_h5(tmp_path / "m.h5", labels_to_keep=keep)
 
 
-def test_verify_finds_one_altered_byte(raw_mnist, tmp_path):
+def test_verify_detects_one_altered_byte(raw_mnist, tmp_path):
     raw_mnist.mkdir()
     copy_raw_mnist(raw_mnist)
     path = mnist.create_mnist_h5(tmp_path / "m.h5")
@@ -76,19 +76,19 @@ def test_verify_finds_one_altered_byte(raw_mnist, tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(IMAGES.tobytes()) + 5000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RunError, match="altered: its images_sha256"):
+    with pytest.raises(RunError, match="altered, images_sha256 is"):
         h5_files.verify(path)
 
 
-def test_verify_of_a_file_that_states_nothing(tmp_path):
+def test_verify_requires_all_attributes(tmp_path):
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file["images"], file["labels"] = IMAGES, LABELS
         file.attrs["images_sha256"] = 3
-    with pytest.raises(RunError, match="lacks the attributes schema_version, .*labels_sha256"):
+    with pytest.raises(RunError, match="missing attributes schema_version, .*labels_sha256"):
         h5_files.verify(tmp_path / "old.h5")
 
 
-def test_output_goes_to_an_existing_folder_only(raw_mnist, tmp_path, monkeypatch):
+def test_output_folder_must_exist(raw_mnist, tmp_path, monkeypatch):
     raw_mnist.mkdir()
     copy_raw_mnist(raw_mnist)
     monkeypatch.chdir(tmp_path)

@@ -18,8 +18,8 @@ from conftest import clean_environment, write_datasets
 from DJSW.main import main
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
 from models.smlp import SMLP
-from utils.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
-from utils.tables import title
+from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
+from utils.report.tables import title
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_starting_weights(call, tmp_path):
     assert str(first) in out
     after = load_checkpoint(call.out / "f_checkpoint_best.pt")
     assert weights_sha256(after.weights) == weights_sha256(load_checkpoint(first).weights)
-    assert after.about["starting_weights"]["file"].endswith("e_checkpoint_best.pt")
+    assert after.metadata["starting_weights"]["file"].endswith("e_checkpoint_best.pt")
 
 
 ABSOLUTE = re.compile(r"(?<![\w.])/\w+")
@@ -183,7 +183,7 @@ def test_records_hold_no_absolute_path(call):
         for session in record.get("sessions", [record.get("session")]):
             del session["diff"]  # what was changed in the code may well speak of a path
         assert not ABSOLUTE.findall(json.dumps(record))
-    about = str(load_checkpoint(call.out / "e_checkpoint_best.pt").about)
+    about = str(load_checkpoint(call.out / "e_checkpoint_best.pt").metadata)
     assert not ABSOLUTE.findall(about)
     assert ABSOLUTE.findall(f"'{call.out}'")
 
@@ -335,8 +335,8 @@ def test_checkpoint_of_an_unknown_dataset(call):
     call("--train", "--num_epochs", 1)
     path = call.out / "e_checkpoint_best.pt"
     checkpoint = load_checkpoint(path)
-    about = {**checkpoint.about, "dataset": {"name": "letters"}}
-    save_checkpoint(path, checkpoint.weights, about)
+    about = {**checkpoint.metadata, "dataset": {"name": "letters"}}
+    write_checkpoint(path, checkpoint.weights, about)
     refused(call("--load_checkpoint", path), "trained on 'letters'", "give --dataset", *DATASETS)
 
 
@@ -369,7 +369,7 @@ def test_record_of_commit_and_job(checkout, run_script):
         {"commit": commit.strip(), "changed": True},
     ]
     assert [session["diff"].count("\n+\n") for session in sessions] == [0, 1, 1]
-    assert "+++ b/models/mine.py\n@@ -0,0 +1 @@\n+MINE = 1\n" in sessions[2]["diff"]
+    assert "new file models/mine.py\n" in sessions[2]["diff"]
     assert sessions[0]["slurm"] == {"SLURM_JOB_ID": "77"}
     assert sessions[0]["device"]["threads"] == 2
     assert sessions[0]["command"].endswith("--num_epochs 1 --exp_name clean")
@@ -426,7 +426,7 @@ def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
     assert len(weights) == 1
 
 
-@pytest.mark.parametrize("script", ["DJSW/runs.py", "DJSW/main.py"])
+@pytest.mark.parametrize("script", ["DJSW/results.py", "DJSW/main.py"])
 def test_pipe_that_is_closed_early(checkout, script):
     """As by ``head -1``: silence."""
     write_datasets(checkout / "data" / "processed")
@@ -434,7 +434,7 @@ def test_pipe_that_is_closed_early(checkout, script):
     reader, writer = os.pipe()
     os.close(reader)
     ran = subprocess.run(
-        [sys.executable, script, *(flags if "main" in script else [])],
+        [sys.executable, script, *(flags if "main" in script else ["--list"])],
         cwd=checkout,
         env=clean_environment(),
         stdout=writer,
@@ -449,6 +449,7 @@ def test_two_started_at_once_cannot_both_win(checkout):
     write_datasets(checkout / "data" / "processed")
     command = [checkout / "DJSW" / "main.py", "--username", "waly"]
     command += ["--exp_name", "race", "--output_dir", checkout / "reports", "--train"]
+    command += ["--num_epochs", "10"]
     racers = [processes.start(command, env=clean_environment()) for _ in range(3)]
     errors = [racer.communicate()[1] for racer in racers]
     assert sorted(racer.returncode for racer in racers) == [0, 2, 2], errors

@@ -1,4 +1,4 @@
-"""Every metric against scikit-learn called directly, and against counts made by hand."""
+"""Every metric against scikit-learn called directly, and against hand counts."""
 
 import math
 
@@ -19,7 +19,7 @@ CASES = {
     "perfect": (np.arange(4, 10), np.arange(4, 10)),
     "one class predicted": (random.integers(4, 10, 100), np.full(100, 7)),
     "class never predicted": (np.array([4, 5, 6, 7, 8, 9]), np.array([4, 5, 6, 7, 8, 8])),
-    "class absent from the truth": (np.array([4, 5, 5, 6]), np.array([4, 9, 5, 6])),
+    "class without images": (np.array([4, 5, 5, 6]), np.array([4, 9, 5, 6])),
     "one class in all": (np.full(8, 5), np.full(8, 5)),
     "two samples": (np.array([4, 9]), np.array([9, 4])),
 }
@@ -57,7 +57,7 @@ def test_balanced_accuracy_agrees_with_scikit_learn(case):
 
 
 def test_by_hand():
-    # 4: 2 of 3 found, 1 false; 5: 1 of 2 found, 1 false; 6: never true, never predicted
+    # 4: 2 of 3 found, 1 false; 5: 1 of 2 found, 1 false; 6: no images, never predicted
     y_true, y_pred = [4, 4, 4, 5, 5], [4, 4, 5, 5, 4]
     found = metrics.classification(y_true, y_pred, [4, 5, 6])
     assert found["accuracy"] == 3 / 5
@@ -69,7 +69,7 @@ def test_by_hand():
         "mse": pytest.approx(2 / 5),
         "rmse": pytest.approx(math.sqrt(2 / 5)),
         "mae": pytest.approx(2 / 5),
-        "r2": pytest.approx(1 - 2 / 1.2),  # the truth's squared deviations from 4.4 sum to 1.2
+        "r2": pytest.approx(1 - 2 / 1.2),  # the squared deviations of y_true from 4.4 sum to 1.2
     }
     assert metrics.per_class(y_true, y_pred, [4, 5, 6]) == [
         {
@@ -84,11 +84,11 @@ def test_by_hand():
     ]
 
 
-@pytest.fixture(params=["random", "sure", "absent class", "one image"])
+@pytest.fixture(params=["random", "confident", "absent class", "one image"])
 def predicted(request):
-    """Natural logarithms of probabilities (N, 4), and the true columns (N,)."""
+    """Log probabilities (N, 4) and the true columns (N,)."""
     count = 1 if request.param == "one image" else 300
-    logits = random.normal(size=(count, 4)) * (30 if request.param == "sure" else 2)
+    logits = random.normal(size=(count, 4)) * (30 if request.param == "confident" else 2)
     classes = random.integers(0, 3 if request.param == "absent class" else 4, count)
     return logits - np.log(np.exp(logits).sum(1, keepdims=True)), classes
 
@@ -98,9 +98,9 @@ def test_losses_agree_with_scikit_learn(predicted):
     losses = metrics.image_losses(log_probabilities, classes)
     probabilities = np.exp(log_probabilities)
     expected = reference.log_loss(classes, probabilities, labels=range(4))
-    # scikit-learn cuts probabilities at 2e-16
-    cut = np.minimum(losses["cross_entropy"], -math.log(np.finfo(float).eps))
-    assert cut.mean() == pytest.approx(expected)
+    # scikit-learn clips probabilities at 2e-16
+    clipped = np.minimum(losses["cross_entropy"], -math.log(np.finfo(float).eps))
+    assert clipped.mean() == pytest.approx(expected)
     truth = np.eye(4)[classes]
     assert losses["brier"].mean() == pytest.approx(
         4 * reference.mean_squared_error(truth, probabilities)
@@ -110,19 +110,19 @@ def test_losses_agree_with_scikit_learn(predicted):
 def test_calibration_agrees_with_scikit_learn(predicted):
     log_probabilities, classes = predicted
     confidence = np.exp(log_probabilities.max(1)).clip(0, 1)
-    right = log_probabilities.argmax(1) == classes
-    share, mean = calibration_curve(right, confidence, n_bins=15)
+    correct = log_probabilities.argmax(1) == classes
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=15)
     rows = metrics.calibration(log_probabilities, classes)
-    assert [row["right"] / row["images"] for row in rows] == pytest.approx(share)
+    assert [row["right"] / row["images"] for row in rows] == pytest.approx(accuracy)
     assert [row["confidence"] for row in rows] == pytest.approx(mean)
     assert sum(row["images"] for row in rows) == len(classes)
     weights = np.array([row["images"] for row in rows]) / len(classes)
     found = metrics.expected_calibration_error(*metrics.confidence_gaps(log_probabilities, classes))
-    assert found == pytest.approx((weights * np.abs(share - mean)).sum())
+    assert found == pytest.approx((weights * np.abs(accuracy - mean)).sum())
 
 
 def test_probabilities_by_hand():
-    """Two images of confidence 0.8, one of them right; one of 0.6, right."""
+    """Two images with confidence 0.8, one correct; one image with confidence 0.6, correct."""
     probabilities = np.array([[0.8, 0.2], [0.2, 0.8], [0.6, 0.4]])
     classes = np.array([0, 0, 0])
     losses = metrics.image_losses(np.log(probabilities), classes)
@@ -134,15 +134,15 @@ def test_probabilities_by_hand():
     assert metrics.expected_calibration_error(bins, gaps) == pytest.approx((0.6 + 0.4) / 3)
 
 
-def test_digits_far_apart_do_not_wrap_around():
+def test_uint8_differences_do_not_wrap_around():
     assert metrics.mae(np.array([0], np.uint8), np.array([9], np.uint8)) == 9
 
 
-def test_r2_of_one_sample_is_not_a_number():
+def test_r2_of_one_sample_is_nan():
     assert math.isnan(metrics.r2([4], [5]))
 
 
 def test_default_classes_are_those_that_occur():
-    y_true, y_pred = CASES["class absent from the truth"]
+    y_true, y_pred = CASES["class without images"]
     expected = reference.f1_score(y_true, y_pred, average="macro", zero_division=0)
     assert metrics.f1(y_true, y_pred) == expected

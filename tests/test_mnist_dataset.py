@@ -1,4 +1,4 @@
-"""MnistH5Dataset against the arrays that were written, in every way of asking for them."""
+"""MnistH5Dataset against the arrays that were written, for every kind of index and worker."""
 
 import os
 import pickle
@@ -11,16 +11,12 @@ import torch
 from conftest import digit_images, write_h5
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
-from utils.batches import batches, load_rows, predict
-from utils.failures import RunError
+from utils.engine.batches import batches, load_rows, predict
+from utils.errors import RunError
 from utils.mnist_dataset import DigitClasses, MnistH5Dataset
 
 IMAGES, LABELS = digit_images((4, 5, 6, 7, 8, 9), (28, 28), 75)
-
-
 SCALED = (IMAGES.astype(np.float32) / np.float32(255))[:, None]
-
-
 STORAGE = {
     "contiguous": {},
     "gzip": {"compression": "gzip"},
@@ -66,7 +62,7 @@ def test_one_sample(path):
     ],
     ids=str,
 )
-def test_batches_of_any_index(path, index):
+def test_batch_with_any_index(path, index):
     images, labels = MnistH5Dataset(path)[index]
     rows = index if isinstance(index, slice) else np.asarray(index)
     rows = rows.astype(int) if isinstance(index, list) else rows
@@ -76,7 +72,7 @@ def test_batches_of_any_index(path, index):
     assert np.array_equal(labels, LABELS[rows])
 
 
-def test_result_is_the_caller_s_own(contiguous):
+def test_changing_a_result_does_not_change_the_data(contiguous):
     data = MnistH5Dataset(contiguous)
     data[:][0].zero_()
     data[[0, 1]][0].zero_()
@@ -90,7 +86,7 @@ def test_no_hdf5_handle_stays_open(path):
     assert np.array_equal(pickle.loads(pickle.dumps(data))[:][0], SCALED)
 
 
-def test_contiguous_images_are_mapped_and_pickle_as_their_path(contiguous):
+def test_contiguous_images_are_memory_mapped_and_pickled_as_a_path(contiguous):
     data = MnistH5Dataset(contiguous)
     assert not data.images.flags.owndata
     assert not data.images.flags.writeable
@@ -124,8 +120,8 @@ def test_transforms_are_called_per_sample(path):
     assert labels.tolist() == [label - 4 for label in LABELS[:5]]
 
 
-def test_relative_path_is_found_from_both_places(contiguous, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.files.ROOT", tmp_path)
+def test_relative_path_from_working_directory_or_root(contiguous, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.records.files.ROOT", tmp_path)
     (tmp_path / "elsewhere").mkdir()
     for folder in (tmp_path, tmp_path / "elsewhere"):
         monkeypatch.chdir(folder)
@@ -136,7 +132,7 @@ def test_relative_path_is_found_from_both_places(contiguous, tmp_path, monkeypat
         assert str(folder / "nothing.h5") in str(raised.value)
 
 
-def test_no_samples_at_all(path):
+def test_empty_batches(path):
     data = MnistH5Dataset(path, torch.sum, lambda t: t)
     assert [len(part) for part in data[[]]] == [0, 0]
     assert data.__getitems__([]) == []
@@ -177,14 +173,14 @@ HAS_FORK = hasattr(os, "fork")
 
 @pytest.mark.parametrize("by_index_batch", [True, False])
 @pytest.mark.parametrize(("workers", "method"), [(0, None), *[(1, "fork"), (4, "fork")] * HAS_FORK])
-def test_workers_see_exactly_the_arrays(path, workers, method, by_index_batch):
+def test_forked_workers_return_exactly_the_arrays(path, workers, method, by_index_batch):
     check_loader(path, workers, method, by_index_batch)
 
 
-# Each worker imports torch, seconds of it: the two ways of batching take turns.
+# Importing torch takes each worker seconds, so each number of workers tests one kind of batching.
 @pytest.mark.parametrize("method", ["spawn", *["forkserver"] * HAS_FORK])
 @pytest.mark.parametrize(("workers", "by_index_batch"), [(1, False), (4, True)])
-def test_started_workers_see_exactly_the_arrays(contiguous, workers, method, by_index_batch):
+def test_spawned_workers_return_exactly_the_arrays(contiguous, workers, method, by_index_batch):
     check_loader(contiguous, workers, method, by_index_batch)
 
 
@@ -197,44 +193,45 @@ def test_usual_samplers(path):
     assert sorted(torch.cat([labels for _, labels in loader]).tolist()) == sorted(LABELS.tolist())
 
 
-def test_larger_files_give_the_same_batches_as_memory(contiguous, monkeypatch):
+def test_files_above_the_memory_limit_give_the_same_batches(contiguous, monkeypatch):
     data, device = MnistH5Dataset(contiguous), torch.device("cpu")
     rows = torch.arange(0, 70, 2)
     order = torch.randperm(35, generator=torch.Generator().manual_seed(0))
     in_memory = load_rows(data, device, rows)
-    monkeypatch.setattr("utils.batches.MEMORY_LIMIT", 4 * 35 * 784 - 1)
+    monkeypatch.setattr("utils.engine.batches.MEMORY_LIMIT", 4 * 35 * 784 - 1)
     from_file = load_rows(data, device, rows)
     assert type(in_memory) is not type(from_file)
     expected = list(batches(in_memory, order, 8, device))
     found = list(batches(from_file, order, 8, device))
-    assert [len(labels) for _, labels in found] == [8, 8, 8, 8, 3]
-    for (images, labels), (expected_images, expected_labels) in zip(found, expected, strict=True):
-        assert torch.equal(images, expected_images)
-        assert torch.equal(labels, expected_labels)
-    assert np.array_equal(torch.cat([images for images, _ in found]), SCALED[rows[order]])
+    assert [len(labels) for _, labels, _ in found] == [8, 8, 8, 8, 3]
+    for (images, labels, size), expected_batch in zip(found, expected, strict=True):
+        assert torch.equal(images, expected_batch[0])
+        assert torch.equal(labels, expected_batch[1])
+        assert size == expected_batch[2] == len(labels)
+    assert np.array_equal(torch.cat([images for images, *_ in found]), SCALED[rows[order]])
     network = torch.nn.Flatten()
-    for here, there in zip(
+    for from_memory, mapped in zip(
         predict(network, in_memory, device), predict(network, from_file, device), strict=True
     ):
-        assert torch.equal(here, there)
+        assert torch.equal(from_memory, mapped)
 
 
 BAD_FILES = {
-    "no images": ({"labels": LABELS}, "holds no dataset 'images'"),
-    "no labels": ({"images": IMAGES}, "holds no dataset 'labels'"),
+    "no images": ({"labels": LABELS}, "no dataset 'images'"),
+    "no labels": ({"images": IMAGES}, "no dataset 'labels'"),
     "unequal": ({"images": IMAGES, "labels": LABELS[:-1]}, "75 images but 74 labels"),
-    "flat": ({"images": IMAGES.reshape(75, -1), "labels": LABELS}, r"uint8 \(75, 784\)"),
+    "flat": ({"images": IMAGES.reshape(75, -1), "labels": LABELS}, r"images uint8 \(75, 784\)"),
     "float": ({"images": IMAGES / 255, "labels": LABELS}, "float64"),
     "labels float": ({"images": IMAGES, "labels": LABELS / 2}, "labels float64"),
     "one-hot": ({"images": IMAGES, "labels": np.eye(75, dtype=np.uint8)}, r"\(75, 75\)"),
-    "empty": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "holds no images"),
-    "no pixels": ({"images": IMAGES[:, :0], "labels": LABELS}, "holds no images"),
-    "text": ({"images": IMAGES, "labels": [b"4"] * 75}, "holds labels"),
+    "empty": ({"images": IMAGES[:0], "labels": LABELS[:0]}, ": no images"),
+    "no pixels": ({"images": IMAGES[:, :0], "labels": LABELS}, ": no images"),
+    "text": ({"images": IMAGES, "labels": [b"4"] * 75}, ": labels"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_files_are_refused_with_the_value(tmp_path, name):
+def test_bad_files_raise_an_error_with_the_value(tmp_path, name):
     arrays, message = BAD_FILES[name]
     with h5py.File(tmp_path / "bad.h5", "w") as file:
         for key, array in arrays.items():
@@ -244,17 +241,30 @@ def test_bad_files_are_refused_with_the_value(tmp_path, name):
     assert str(tmp_path / "bad.h5") in str(raised.value)
 
 
-def test_groups_named_images_are_refused(tmp_path):
+def test_group_named_images_raises_an_error(tmp_path):
     with h5py.File(tmp_path / "bad.h5", "w") as file:
         file.create_group("images")
         file["labels"] = LABELS
-    with pytest.raises(RunError, match="holds no dataset 'images'"):
+    with pytest.raises(RunError, match="no dataset 'images'"):
         MnistH5Dataset(tmp_path / "bad.h5")
 
 
-def test_not_hdf5_truncated_and_missing(contiguous, tmp_path):
+def test_attributes_are_checked_where_the_file_has_them(contiguous):
+    MnistH5Dataset(contiguous).check_attributes(split="test", kept_labels=[4, 5])
+    with h5py.File(contiguous, "r+") as file:
+        file.attrs.update({"split": "test", "kept_labels": [4, 5]})
+    MnistH5Dataset(contiguous).check_attributes(split="test", kept_labels=[4, 5])
+    with pytest.raises(RunError, match=r"kept_labels is \[4, 5\], expected \[4, 6\]"):
+        MnistH5Dataset(contiguous).check_attributes(split="test", kept_labels=[4, 6])
+    with h5py.File(contiguous, "r+") as file:
+        file.attrs["labels_sha256"] = "0" * 64
+    with pytest.raises(RunError, match=f"altered, labels_sha256 is .*, expected {'0' * 64}"):
+        MnistH5Dataset(contiguous).check_attributes()
+
+
+def test_truncated_damaged_other_and_missing_files(contiguous, tmp_path):
     contiguous.write_bytes(contiguous.read_bytes()[:-1000])
-    with pytest.raises(RunError, match="damaged or no HDF5"):
+    with pytest.raises(RunError, match="not an HDF5 file, or damaged"):
         MnistH5Dataset(contiguous)
     with h5py.File(contiguous, "w") as file:
         file.create_dataset("images", data=IMAGES, compression="gzip")
@@ -263,10 +273,10 @@ def test_not_hdf5_truncated_and_missing(contiguous, tmp_path):
     content = bytearray(contiguous.read_bytes())
     content[offset : offset + 9] = b"\xff" * 9
     contiguous.write_bytes(content)
-    with pytest.raises(RunError, match="damaged or no HDF5"):
+    with pytest.raises(RunError, match="not an HDF5 file, or damaged"):
         MnistH5Dataset(contiguous)
     contiguous.write_text("hello")
-    with pytest.raises(RunError, match="damaged or no HDF5"):
+    with pytest.raises(RunError, match="not an HDF5 file, or damaged"):
         MnistH5Dataset(contiguous)
     with pytest.raises(FileNotFoundError):
         MnistH5Dataset(tmp_path / "nothing.h5")

@@ -1,4 +1,4 @@
-"""The networks against NumPy in float64, and the names that earlier checkpoints rely on."""
+"""Networks: logits against NumPy in float64, and the parameter names of earlier checkpoints."""
 
 import numpy as np
 import pytest
@@ -41,25 +41,25 @@ def test_logits_equal_a_float64_computation(name):
         assert torch.equal(model(images), model(images.flatten(1)))
 
 
-def test_other_sizes_by_the_published_keywords():
+def test_other_sizes_with_the_published_keywords():
     x = torch.rand(2, 256)
     assert SMLP(input_size=256, hidden_size=5, output_size=7)(x).shape == (2, 7)
     assert WMLP(input_dim=256, output_dim=3, hidden_dim=5, negative_slope=0.1)(x).shape == (2, 3)
     assert DMLP(input_dim=256, output_dim=2, hidden_dim=5, negative_slope=0.1)(x).shape == (2, 2)
 
 
-def test_dmlp_starts_kaiming_normal_with_zero_biases():
+def test_dmlp_initialization_is_kaiming_normal_with_zero_biases():
     torch.manual_seed(0)
     net = DMLP(784, 4).net
     for layer in (net[0], net[2], net[4]):
         expected = (2 / (1 + 0.01**2) / layer.in_features) ** 0.5
         assert layer.weight.std().item() == pytest.approx(expected, rel=0.02)
-        assert layer.weight.abs().max() > 3 * expected  # a normal's tail; a uniform ends at 1.7
+        assert layer.weight.abs().max() > 3 * expected  # a uniform distribution ends at 1.7
         assert torch.equal(layer.bias, torch.zeros(300))
 
 
 @pytest.mark.parametrize("depth", [3, 4])
-def test_smlp_weights_say_their_depth(depth):
+def test_smlp_depth_from_weights(depth):
     weights = SMLP(hidden_layers=depth).state_dict()
     assert SMLP.arguments_of(weights) == {"hidden_layers": depth}
     assert len(weights) == 2 * (depth + 1)

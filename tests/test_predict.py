@@ -1,4 +1,4 @@
-"""Predictions of pictures: what is read, shown, refused."""
+"""Test ``predict.py``: the files it reads, its output and its errors."""
 
 import csv
 import os
@@ -15,9 +15,9 @@ from PIL import Image
 
 from DJSW import predict
 from DJSW.pipelines import PEOPLE, build_model, open_split
-from utils.checkpoint import load_checkpoint
-from utils.digit_images import NotADigit, as_given, as_trained, read_image
-from utils.files import ROOT
+from utils.handwriting import UnreadableImage, check_prepared, prepare_image, read_image
+from utils.records.checkpoint import load_checkpoint
+from utils.records.files import ROOT
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_folder_with_what_is_no_image(call, tmp_path):
+def test_unreadable_files_in_a_folder_are_skipped(call, tmp_path):
     folder = tmp_path / "my digits"
     (folder / "below").mkdir(parents=True)
     files(folder)
@@ -68,10 +68,10 @@ def test_folder_with_what_is_no_image(call, tmp_path):
         "film.gif",
         "nan.tif",
     }
-    assert err.splitlines()[-1] == "error: 8 of 23 files were skipped, see above"
+    assert err.splitlines()[-1] == "error: 8 of 23 files were skipped (see above)"
     assert len(err.splitlines()) == 9
     assert "gone.png: No such file or directory" in err
-    assert "film.gif: several images in one file; give one a file" in err
+    assert "film.gif: several images in one file (give one image per file)" in err
     rows = table(call.out / "mine_predicted.csv")
     assert [row["predicted"] for row in rows] == ["4"] * 15
     assert list(rows[0])[2:] == [f"p_{digit}" for digit in range(4, 10)]
@@ -85,14 +85,15 @@ def test_folder_with_what_is_no_image(call, tmp_path):
     with Image.open(call.out / "mine_seen.png") as seen:
         assert seen.size[0] > 800
     status, _, err = call(folder, "--exp_name", "mine")
-    assert status == 2 and err.startswith("error: 'mine' is there already")
+    assert status == 2 and err.startswith("error: ")
+    assert "mine_predicted.csv exists already (give another --exp_name)" in err
 
 
-def test_a_network_is_fed_what_is_shown(call, tmp_path, monkeypatch):
-    """The pixels on the picture are those that were predicted, and the captions their answers."""
+def test_sheets_show_what_the_network_got(call, tmp_path, monkeypatch):
+    """Check that the sheets show the predicted pixels with their predictions."""
     shown = []
     monkeypatch.setattr(
-        "utils.figures.save_mosaic", lambda path, title, *a, **k: shown.append((path, *a))
+        "utils.report.figures.save_mosaic", lambda path, title, *a, **k: shown.append((path, *a))
     )
     for digit in (5, 7):
         Image.fromarray((255 * drawn(digit)).astype(np.uint8)).save(tmp_path / f"{digit}.png")
@@ -104,7 +105,7 @@ def test_a_network_is_fed_what_is_shown(call, tmp_path, monkeypatch):
     for (_, image, captions), row, path in zip(
         shown, table(call.out / "two_predicted.csv"), paths, strict=True
     ):
-        assert np.array_equal(image[0], as_trained(read_image(path), MNIST))
+        assert np.array_equal(image[0], prepare_image(read_image(path), MNIST))
         with torch.inference_mode():
             p = model(torch.from_numpy(image)[:, None]).softmax(1)[0].tolist()
         assert [float(row[f"p_{k + 4}"]) for k in range(6)] == pytest.approx(p, rel=1e-4, abs=1e-12)
@@ -112,7 +113,7 @@ def test_a_network_is_fed_what_is_shown(call, tmp_path, monkeypatch):
 
 
 def test_odd_names(call, tmp_path):
-    """TeX, a line break, and bytes that are no UTF-8."""
+    """Accept names with TeX, a line break, and bytes that are not UTF-8."""
     folder = tmp_path / "odd"
     folder.mkdir()
     names = [b"a$\\frac$b.png", b"new\nline.png", b"bad\xff.png", "四 4.png".encode(), 200 * b"x"]
@@ -128,7 +129,7 @@ def test_odd_names(call, tmp_path):
         assert sum(line.startswith(f"{name} ") for line in out.splitlines()) == 1
 
 
-def test_raw_images_are_used_as_they_are(call, tmp_path, processed):
+def test_raw_images_are_not_converted(call, tmp_path, processed):
     data = open_split("mnist_4_9", train=False)
     for number in range(5):
         Image.fromarray(data.images[number]).save(tmp_path / f"{number}.png")
@@ -144,16 +145,16 @@ def test_raw_images_are_used_as_they_are(call, tmp_path, processed):
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-12)
     status, _, err = call(drawn_path, "--raw")
     assert status == 2
-    assert "400 x 400 pixels, where the data have 28 x 28; without --raw it is prepared" in err
-    assert "none of the 1 files is an image to predict" in err
-    with pytest.raises(NotADigit):
-        as_given(np.zeros((16, 16), np.float32), MNIST)
-    with pytest.raises(NotADigit, match="black on white, where the data are white on black"):
-        as_given(1 - as_trained(drawn(4), MNIST), MNIST)
-    as_given(as_trained(drawn(0, "DejaVuSans-Bold"), USPS), USPS)
+    assert "400 x 400 pixels: the dataset has 28 x 28 (leave out --raw to convert it)" in err
+    assert "none of the 1 files is a readable image (see above)" in err
+    with pytest.raises(UnreadableImage):
+        check_prepared(np.zeros((16, 16), np.float32), MNIST)
+    with pytest.raises(UnreadableImage, match="black on white: the dataset is white on black"):
+        check_prepared(1 - prepare_image(drawn(4), MNIST), MNIST)
+    check_prepared(prepare_image(drawn(0, "DejaVuSans-Bold"), USPS), USPS)
 
 
-def test_wrong_use_is_one_sentence(call, tmp_path, capsys):
+def test_errors_are_one_sentence(call, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "c.pt").write_text("hello")
     Image.fromarray((255 * drawn(4)).astype(np.uint8)).save(tmp_path / "4.png")
@@ -174,7 +175,7 @@ def test_wrong_use_is_one_sentence(call, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("username", PEOPLE)
-def test_bare_weights_are_recognised(username, tmp_path, capsys):
+def test_bare_weights_are_recognized(username, tmp_path, capsys):
     model, _ = build_model(username, "usps_0_6")
     torch.save(model.state_dict(), tmp_path / "bare.pt")
     Image.fromarray((255 * drawn(4)).astype(np.uint8)).save(tmp_path / "4.png")
@@ -186,8 +187,8 @@ def test_bare_weights_are_recognised(username, tmp_path, capsys):
     assert len(list(tmp_path.glob("prediction_2*_predicted.csv"))) == 1
 
 
-def test_start_up_imports_only_what_is_used():
-    """``--help`` is answered without any of these."""
+def test_heavy_modules_are_imported_lazily():
+    """Check that ``--help`` needs none of these."""
     code = (
         "import sys, json; import DJSW.compare, DJSW.predict; print(json.dumps(list(sys.modules)))"
     )

@@ -9,12 +9,12 @@ import pytest
 from conftest import ROOT, copy_checkout
 
 from DJSW import recipes, results
-from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from DJSW.pipelines import PEOPLE, build_model
 from DJSW.recipes import RECIPES
-from utils.checkpoint import load_checkpoint, weights_sha256
-from utils.evaluations import read_evaluation
-from utils.files import sha256_of
-from utils.report import report
+from utils.records.checkpoint import load_checkpoint, weights_sha256
+from utils.records.evaluation import read_evaluation
+from utils.records.files import sha256_of
+from utils.report.evaluation_page import evaluation_page
 
 FOUNDERS = ("sigurd", "waly", "dennis")
 OWN_DATASETS = {PEOPLE[name].dataset for name in FOUNDERS}
@@ -67,7 +67,7 @@ def test_checkpoints_are_those_of_the_record(published):
         for result in (best, last) if own else (best,):  # of other datasets only the best is kept
             checkpoint = load_checkpoint(path.with_name(result["checkpoint"]))
             assert weights_sha256(checkpoint.weights) == result["weights_sha256"], path
-            assert checkpoint.about["epoch"] == result["epoch"], path
+            assert checkpoint.metadata["epoch"] == result["epoch"], path
             build_model(record["username"], record["dataset"]["name"], checkpoint)
 
 
@@ -78,7 +78,9 @@ def test_evaluations_are_whole(published):
         assert sha256_of(published / checkpoint["file"]) == checkpoint["sha256"], path
         assert record["session"]["git"]["changed"] is False, path
         name = record["exp_name"]
-        assert path.with_name(f"{name}_report.md").read_text(encoding="utf-8") == report(record)
+        assert path.with_name(f"{name}_report.md").read_text(encoding="utf-8") == evaluation_page(
+            record
+        )
         for picture in ("confusion", "errors", "reliability"):
             content = path.with_name(f"{name}_{picture}.png").read_bytes()
             assert content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82"), path
@@ -88,14 +90,12 @@ def test_recipes_are_published(published, found):
     """Of each network five seeds, all evaluated, of which the best by validation is kept."""
     assert all([each.recipe for each in found[name]] == list(RECIPES) for name in FOUNDERS)
     for result in (result for name in FOUNDERS for result in found[name]):
-        assert len(result.records) == 5 == len(result.evaluations)
-        assert len({record["settings"]["seed"] for record in result.records.values()}) == 5
+        assert len(result.runs) == 5 == len(result.evaluations)
+        assert len({record["settings"]["seed"] for record in result.runs.values()}) == 5
         person = PEOPLE[result.username]
         expected = asdict(RECIPES[result.recipe][person.dataset])
-        if result.recipe == "standard":
-            expected["num_epochs"] = DATASETS[person.dataset].epochs
         losses = []
-        for name, record in result.records.items():
+        for name, record in result.runs.items():
             assert record["status"] == "finished"
             assert not any(session["git"]["changed"] for session in record["sessions"])
             assert {key: record["settings"][key] for key in expected} == expected
@@ -108,10 +108,10 @@ def test_recipes_are_published(published, found):
         assert losses[0] == min(losses)
         path = published / result.published["checkpoint"]["file"]
         assert sha256_of(path) == result.published["checkpoint"]["sha256"]
-        best = result.records[result.name]["results"]["best"]
+        best = result.runs[result.name]["results"]["best"]
         assert weights_sha256(load_checkpoint(path).weights) == best["weights_sha256"]
         page = published / "reports" / f"{result.name}_report.md"
-        assert page.read_text(encoding="utf-8") == report(result.published)
+        assert page.read_text(encoding="utf-8") == evaluation_page(result.published)
 
 
 def test_readme_and_model_cards_are_up_to_date(published, found):

@@ -1,4 +1,4 @@
-"""Raw files from their sources."""
+"""Fetching raw files."""
 
 import os
 from pathlib import Path
@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 
 from datasetprep import raw_files
-from utils.failures import RunError
+from utils.errors import RunError
 
 
-def test_a_source_that_breaks_off_leaves_nothing(tmp_path):
-    def breaks_off(folder: Path) -> None:
+def test_failed_source_leaves_no_files(tmp_path):
+    def fails_halfway(folder: Path) -> None:
         (folder / "a").write_bytes(b"half")
         raise EOFError
 
-    with pytest.raises(RunError, match=r"mirror: EOFError.*Put it there"):
+    with pytest.raises(RunError, match=r"mirror: EOFError.*\(put it there\)"):
         raw_files.fetch(
-            tmp_path / "raw", [raw_files.Source("mirror", {"a": "0"}, breaks_off)], "Put it there"
+            tmp_path / "raw",
+            [raw_files.Source("mirror", {"a": "0"}, fails_halfway)],
+            "put it there",
         )
     assert os.listdir(tmp_path / "raw") == []

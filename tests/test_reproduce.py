@@ -9,8 +9,8 @@ from records import changed
 
 from DJSW import main as djsw
 from DJSW import reproduce
-from utils.record import source_hashes
-from utils.signals import stop_request
+from utils.engine.signals import stop_request
+from utils.records.provenance import source_hashes
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_code_versions_and_devices_that_differ_are_named(ran, capsys):
     def change(record):
         session = record["sessions"][-1]
         session["source"] |= {"models/wmlp.py": 64 * "0", "models/gone.py": 64 * "1"}
-        del session["source"]["utils/adam.py"]
+        del session["source"]["utils/engine/optimizer.py"]
         session["versions"]["torch"] = "1.0"
         session["change"] = "on 1 rank, after 2 ranks: no longer the same bits"
 
@@ -70,7 +70,7 @@ def test_code_versions_and_devices_that_differ_are_named(ran, capsys):
     out = capsys.readouterr().out
     assert (
         "code        differs from the recorded one in "
-        "models/gone.py, models/wmlp.py, utils/adam.py\n" in out
+        "models/gone.py, models/wmlp.py, utils/engine/optimizer.py\n" in out
     )
     assert "version     torch was 1.0, is " in out
     assert "note        a later part ran on 1 rank, after 2 ranks" in out
@@ -80,9 +80,9 @@ def test_other_data_or_weights_are_refused(ran, capsys, processed):
     for name, change, sentence in (
         ("first_run.json", lambda r: r["dataset"].update(images_sha256="0"), "images_sha256 is"),
         ("first_metrics.json", lambda r: r["checkpoint"].update(sha256="0"), "SHA-256 differs"),
-        ("first_run.json", lambda r: r.update(status="stopped"), "is stopped: finish it first"),
+        ("first_run.json", lambda r: r.update(status="stopped"), "is stopped; finish it first"),
         ("first_metrics.json", lambda r: r.update(username="nobody"), "is of nobody on usps_0_6"),
-        ("first_metrics.json", lambda r: r.pop("session"), "is no record"),
+        ("first_metrics.json", lambda r: r.pop("session"), "it lacks session"),
     ):
         text = (ran / name).read_text()
         changed(ran / name, change)

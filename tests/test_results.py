@@ -1,9 +1,12 @@
 """The README's results and the model cards, from records of tiny trainings."""
 
 import json
+import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
+from records import changed
 
 from DJSW import main as djsw
 from DJSW import results
@@ -52,15 +55,15 @@ def test_table_and_card_say_what_the_records_say(published, capsys):
         measured = json.loads((published / "reports" / f"{name}_metrics.json").read_text())
         accuracy[name] = measured["metrics"]["accuracy"]
     best = min(loss, key=loss.get)
-    assert rows[1][3].strip() == "2" and rows[1][5].strip() == f"`{best}`"
+    assert rows[1][3].strip() == "2"
     assert rows[1][4].strip().startswith(f"{sum(accuracy.values()) / 2:.4f} ± ")
-    assert rows[1][6].strip().startswith(f"{accuracy[best]:.4f} (")
-    assert rows[1][7].strip() == f"{round(43 * (1 - accuracy[best]))} of 43"
+    assert rows[1][5].strip().startswith(f"{accuracy[best]:.4f} (")
+    assert rows[1][6].strip() == f"{round(43 * (1 - accuracy[best]))} of 43"
     card = (published / "weights" / "WMLP" / "README.md").read_text()
     assert card.startswith("# WMLP: waly's network\n") and "36,507 parameters" in card
     assert "seeds 1, 2." in card and "seed 42." in card and "wmlp_tuned_other" not in card
-    assert f"(../../reports/{best}_report.md)" in card
-    assert f"{accuracy[best]:.4f}" in card and results.LICENCES["usps"] in card
+    assert f"(../../reports/{best}_report.md)" in card and f"`{best}_checkpoint_best.pt`" in card
+    assert f"{accuracy[best]:.4f}" in card and results.LICENSES["usps"] in card
     assert results.main([]) == 0
     assert capsys.readouterr().out == ""  # nothing is out of date
 
@@ -86,14 +89,98 @@ def test_what_is_missing_is_said(published, capsys):
 )
 def test_only_finished_trainings_of_the_recipe_count(published, capsys, change, said):
     path = published / "weights" / "WMLP" / "wmlp_tuned_2_run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    record = json.loads(path.read_text())
+    for name, value in change.items():
+        record[name] = record[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(record))
     assert results.main([]) == (2 if said else 0)
     if said:
         assert said in capsys.readouterr().err
     else:
         (tuned,) = [each for each in results.results()["waly"] if each.recipe == "tuned"]
-        assert list(tuned.records) == ["wmlp_tuned_1"]
+        assert list(tuned.runs) == ["wmlp_tuned_1"]
 
 
-def test_every_source_has_a_licence():
-    assert {entry.source for entry in DATASETS.values()} <= results.LICENCES.keys()
+def test_every_source_has_a_license():
+    assert {entry.source for entry in DATASETS.values()} <= results.LICENSES.keys()
+
+
+def test_odd_files_do_not_end_the_list(ran, capsys):
+    (ran / "folder_run.json").mkdir()
+    (ran / "link_run.json").symlink_to(ran / "nowhere")
+    (ran / "deep_run.json").write_text(100_000 * "[")
+    for name, change in (
+        ("slurm", lambda r: r["sessions"][0].update(slurm=None)),
+        ("empty", lambda r: r.update(sessions=[])),
+        ("list", lambda r: r.update(results=[])),
+    ):
+        (ran / f"{name}_run.json").write_bytes((ran / "first_run.json").read_bytes())
+        changed(ran / f"{name}_run.json", change)
+    (ran / "odd_run.json").write_bytes((ran / "first_run.json").read_bytes())
+    changed(ran / "odd_run.json", lambda r: r.update(exp_name="a\nb", username=None))
+    capsys.readouterr()
+    assert results.main(["--list", str(ran)]) == 0
+    out, err = capsys.readouterr()
+    assert sum(line.startswith("20") for line in out.splitlines()) == 3
+    assert "  a b  " in out
+    assert len(err.splitlines()) == 6 and "Traceback" not in err
+
+
+def test_runs_are_listed_newest_first(ran, capsys):
+    changed(
+        ran / "first_run.json", lambda r: r["sessions"][0].update(started="2026-01-02T03:04:05")
+    )
+
+    def on_lumi(record):
+        record["session"] |= {
+            "started": "2026-02-03T04:05:06",
+            "git": {"commit": "0123456789", "changed": True},
+            "slurm": {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
+            "device": {"type": "cuda", "name": "AMD Instinct MI250X", "ranks": [{}] * 16},
+        }
+
+    changed(ran / "first_metrics.json", on_lumi)
+    unfinished = json.loads((ran / "first_run.json").read_text())
+    del unfinished["results"]
+    unfinished |= {"status": "running", "exp_name": "killed"}
+    unfinished["sessions"][0]["started"] = "2025-12-31T23:59:59"
+    (ran / "below").mkdir()
+    (ran / "below" / "killed_run.json").write_text(json.dumps(unfinished))
+    (ran / "broken_run.json").write_text("{")
+    capsys.readouterr()
+    assert results.main(["--list", str(ran)]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    best = unfinished["sessions"][0]["git"]["commit"][:7]
+    record = json.loads((ran / "first_run.json").read_text())["results"]
+    metrics = json.loads((ran / "first_metrics.json").read_text())["metrics"]
+    epochs = f"{record['best']['epoch']} of 3"
+    accuracy = f"{record['best']['validation_accuracy']:.4f} validation"
+    assert lines[1].startswith("2026-02-03 04:05  waly  first       evaluated   usps_0_6  ")
+    assert f"{metrics['accuracy']:.4f} test" in lines[1]
+    assert lines[1].endswith("16 x AMD Instinct MI250X  7_3  0123456*")
+    assert lines[2].startswith(
+        f"2026-01-02 03:04  waly  first       trained     usps_0_6  {epochs}"
+    )
+    assert accuracy in lines[2] and best in lines[2]
+    assert lines[3].startswith("2025-12-31 23:59  waly  killed      unfinished  usps_0_6  -")
+    assert lines[-1].startswith("* with changes")
+    assert err == f"no record: {ran / 'broken_run.json'}\n"
+
+
+def test_no_runs_yet(tmp_path, capsys):
+    assert results.main(["--list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("no records yet")
+    assert results.main(["--list", str(tmp_path / "nowhere")]) == 2
+
+
+def test_listing_needs_no_torch():
+    code = "import sys; import DJSW.results; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("command", ["reproduce", "results"])
+def test_commands_start_as_scripts_from_anywhere(checkout, run_script, tmp_path, command):
+    result = run_script(checkout / "DJSW" / f"{command}.py", "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "usage: " in result.stdout

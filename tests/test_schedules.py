@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.schedules import one_cycle
+from utils.engine.schedules import one_cycle
 
 
 @pytest.mark.parametrize("steps", [10, 100, 992])

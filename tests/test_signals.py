@@ -11,7 +11,7 @@ import torch
 from conftest import clean_environment, write_datasets
 from small_runs import FLAGS, outcome
 
-from utils.signals import stop_request
+from utils.engine.signals import stop_request
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
@@ -58,16 +58,21 @@ def test_signals_through_the_command_line(checkout):
 
 @pytest.mark.parametrize("order", [("SIGUSR1", "SIGTERM", "SIGINT"), ("SIGTERM", "SIGUSR1")])
 def test_the_first_signal_counts(order):
-    stop_request.watch()
-    for name in order:
-        os.kill(os.getpid(), getattr(signal, name))
-    assert stop_request.signal == order[0]
+    handlers = [signal.getsignal(getattr(signal, name)) for name in order]
+    with stop_request.watch():
+        for name in order:
+            os.kill(os.getpid(), getattr(signal, name))
+        with stop_request.watch():  # within another, nothing changes
+            assert stop_request.signal == order[0]
+    assert [signal.getsignal(getattr(signal, name)) for name in order] == handlers
+    with stop_request.watch():
+        assert stop_request.signal is None
 
 
 def test_second_interrupt_stops_at_once():
-    stop_request.watch()
-    os.kill(os.getpid(), signal.SIGINT)
-    assert stop_request.signal == "SIGINT"
-    with pytest.raises(KeyboardInterrupt):
+    with stop_request.watch():
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+        assert stop_request.signal == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)

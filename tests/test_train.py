@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 from small_runs import (
-    CPU,
-    FACTS,
     StopAfter,
     files_of,
     rows_of,
+    small_checkpointer,
     small_model,
     small_problem,
     train_small,
@@ -18,11 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Subset
 
-from DJSW.train import Settings, epoch_order, split_rows, train_pipeline
-from utils.adam import Adam
-from utils.checkpoint import load_checkpoint, weights_sha256
-from utils.failures import RunError, Stopped
-from utils.training_run import TrainingRun
+from DJSW.train import Settings, train_pipeline
+from utils.engine.optimizer import Adam
+from utils.engine.seeds import epoch_order, split_rows
+from utils.errors import RunError, Stopped
+from utils.records.checkpoint import load_checkpoint, weights_sha256
 
 
 def without_seconds(history):
@@ -37,7 +36,7 @@ def test_equals_a_plain_float64_loop(tmp_path):
     images, classes = small_problem().tensors
     validation_images, validation_classes = small_problem(10).tensors
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.05, foreach=False, fused=False)
-    for epoch, row in enumerate(run.history, start=1):
+    for epoch, row in enumerate(run.history.rows, start=1):
         total = 0.0
         for index in epoch_order(23, 7, epoch).split(5):  # the last batch has 3
             loss = F.cross_entropy(reference(images[index].double()), classes[index])
@@ -59,7 +58,7 @@ def test_equals_a_plain_float64_loop(tmp_path):
 def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
     settings = Settings(num_epochs=2, batch_size=5, lr=0.05, seed=1)
     (first, run), (second, again) = (train_small(tmp_path, settings, name=name) for name in "ab")
-    assert without_seconds(run.history) == without_seconds(again.history)
+    assert without_seconds(run.history.rows) == without_seconds(again.history.rows)
     assert weights_sha256(first.state_dict()) == weights_sha256(second.state_dict())
     other, _ = train_small(tmp_path, Settings(2, 5, 0.05, seed=2), name="c")
     assert weights_sha256(first.state_dict()) != weights_sha256(other.state_dict())
@@ -91,12 +90,12 @@ def test_split_is_nine_to_one_and_the_same_whatever_was_drawn_before():
 def test_loss_that_is_not_finite_stops_at_once(tmp_path):
     data = small_problem()
     data.tensors[0][11] = math.nan
-    run = TrainingRun(folder=tmp_path, exp_name="run", facts=FACTS)
     settings = Settings(num_epochs=3, batch_size=5, lr=0.01, seed=0)
+    run = small_checkpointer(tmp_path, settings)
     step = epoch_order(23, 0, 1).tolist().index(11) // 5 + 1
     with pytest.raises(RunError, match=f"loss is nan in epoch 1, step {step};"):
-        train_pipeline(small_model(), data, small_problem(10), settings, run, CPU)
-    assert not run.best_file.exists()
+        train_pipeline(small_model(), data, small_problem(10), settings, run)
+    assert files_of(tmp_path) == {}
 
 
 def test_resumed_training_equals_one_never_stopped(tmp_path):
@@ -106,13 +105,13 @@ def test_resumed_training_equals_one_never_stopped(tmp_path):
         file.write("3,0.1,0.1,0.1,0.1,0.1\n")  # as if killed before the state was written
     model, run = train_small(tmp_path, Settings(5, 5, 0.05, seed=3), name="parts", resume=True)
     assert weights_sha256(model.state_dict()) == weights_sha256(whole.state_dict())
-    assert without_seconds(run.history) == without_seconds(expected.history)
-    assert rows_of(run) == run.history
-    best = [load_checkpoint(r.best_file).weights for r in (run, expected)]
+    assert without_seconds(run.history.rows) == without_seconds(expected.history.rows)
+    assert rows_of(run) == run.history.rows
+    best = [load_checkpoint(r.files.best_checkpoint).weights for r in (run, expected)]
     assert weights_sha256(best[0]) == weights_sha256(best[1])
-    assert [session["first_epoch"] for session in run.sessions] == [1, 3]
+    assert [session["first_epoch"] for session in run.record.sessions] == [1, 3]
     model, run = train_small(tmp_path, Settings(5, 5, 0.05, seed=3), name="parts", resume=True)
-    assert len(run.history) == 5, "there is nothing left to do"
+    assert len(run.history) == 5, "there is nothing to do"
 
 
 def test_dropout_acts_in_training_only(tmp_path):
@@ -124,8 +123,8 @@ def test_dropout_acts_in_training_only(tmp_path):
         model.eval()
         expected = F.cross_entropy(model(validation_images), validation_classes).item()
         without = F.cross_entropy(model(images), classes).item()
-    assert run.history[0]["validation_loss"] == pytest.approx(expected, rel=1e-6)
-    assert run.history[0]["train_loss"] != pytest.approx(without, rel=1e-3)
+    assert run.history.rows[0]["validation_loss"] == pytest.approx(expected, rel=1e-6)
+    assert run.history.rows[0]["train_loss"] != pytest.approx(without, rel=1e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, pytest.param(11, id="not in memory")])
@@ -142,16 +141,16 @@ def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps, reque
     settings = Settings(3, 5, 0.05, seed=3)  # 5 steps an epoch
     whole, expected = train_small(tmp_path, settings, model(), name="whole", data=data)
     with monkeypatch.context() as patch:
-        patch.setattr("DJSW.train.stop_request", StopAfter(steps))
+        patch.setattr("utils.engine.checkpointer.stop_request", StopAfter(steps))
         with pytest.raises(Stopped, match="stopped by SIGTERM in epoch"):
             train_small(tmp_path, settings, model(), name="parts", data=data)
     torch.rand(7)  # the process goes on elsewhere in its random numbers
     again, run = train_small(tmp_path, settings, model(), name="parts", resume=True, data=data)
-    assert (run.sessions[1]["first_epoch"], run.sessions[1]["first_step"]) == (
+    assert (run.record.sessions[1]["first_epoch"], run.record.sessions[1]["first_step"]) == (
         (steps - 1) // 5 + 1 if steps % 5 else steps // 5,
         steps % 5 + 1 if steps % 5 else 6,
     )
-    assert without_seconds(run.history) == without_seconds(expected.history)
+    assert without_seconds(run.history.rows) == without_seconds(expected.history.rows)
     assert weights_sha256(again.state_dict()) == weights_sha256(whole.state_dict())
 
 

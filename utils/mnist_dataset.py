@@ -1,5 +1,6 @@
-"""Digits in HDF5 files, as a PyTorch dataset."""
+"""PyTorch dataset of digits in an HDF5 file."""
 
+import errno
 import hashlib
 import operator
 from collections.abc import Callable, Sequence
@@ -13,48 +14,50 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from utils.failures import RunError
-from utils.files import places
+from utils.errors import RunError
+from utils.records.files import candidate_paths
 
 
 class DigitClasses:
-    """Target transform: the digit ``digits[k]`` becomes class ``k``, any other digit -1.
+    """Target transform from the digit ``digits[k]`` to class ``k``, and from other digits to -1.
 
     >>> DigitClasses([4, 5, 6])(np.array([6, 4, 9]))
     array([ 2,  0, -1])
     """
 
-    #: Tells :class:`MnistH5Dataset` to hand over whole arrays of labels.
+    #: Tells :class:`MnistH5Dataset` to pass whole arrays of labels.
     takes_arrays = True
 
     def __init__(self, digits: Sequence[int]) -> None:
         self.table = np.full(256, -1, dtype=np.int64)
         self.table[list(digits)] = np.arange(len(digits))
 
-    def __call__(self, labels: Any) -> Any:
-        """Classes of an array of digits, or of one digit."""
+    def __call__(self, labels: np.ndarray | int) -> np.ndarray | int:
+        """Return the classes of an array of digits (int64), or the class of one digit."""
         classes = self.table[labels]
         return int(classes) if np.ndim(labels) == 0 else classes
 
 
 class MnistH5Dataset(Dataset[tuple[Any, Any]]):
-    """The images and labels of one HDF5 file (``images`` uint8 (N, H, W), ``labels`` (N,)).
+    """Images and labels of one HDF5 file: ``images`` uint8 (N, H, W), ``labels`` integers (N,).
 
-    ``dataset[int]`` is a float32 tensor (1, H, W) in [0, 1] and an int label; ``dataset[list, slice
-    or array]`` is (B, 1, H, W) and an int64 tensor (B,). In a ``DataLoader``, a sampler of index
-    batches with ``batch_size=None`` and the usual ``batch_size=B`` both read whole batches.
+    ``dataset[int]`` is a float32 tensor (1, H, W) in [0, 1] and an int label. With a list, slice or
+    array as index it is a batch (B, 1, H, W) and an int64 tensor (B,). A ``DataLoader`` reads whole
+    batches, whether it has a sampler of index batches and ``batch_size=None`` or the usual
+    ``batch_size=B``.
 
-    The file is closed again before the constructor returns. Contiguous images are memory-mapped, so
-    that forked workers share them and random access costs what an array costs; images that are
-    compressed or chunked are read into memory, once. A worker that is spawned opens the file anew.
+    The file is closed before the constructor returns. Contiguous images are memory-mapped, so that
+    forked workers share them and random access costs no more than indexing an array. Compressed or
+    chunked images are read into memory once. Spawned workers reopen the file.
 
-    :param h5_path: the file; a relative path is taken from the working directory, else from the
-        repository root.
+    :param h5_path: a relative path is taken from the working directory, else from the repository
+        root.
     :param transform: called with each image, a float32 tensor (1, H, W).
-    :param target_transform: called with each label, an int; with whole label arrays where it has
+    :param target_transform: called with each label, an int, or with whole label arrays if it has
         ``takes_arrays = True``.
-    :raises FileNotFoundError: there is no such file.
-    :raises RunError: the file is not of the form above, or is empty.
+    :ivar attributes: the root attributes that ``datasetprep`` writes; earlier files have none.
+    :raises FileNotFoundError: the file does not exist.
+    :raises RunError: the file is damaged, empty or not of the form above.
     """
 
     def __init__(
@@ -63,56 +66,51 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
         transform: Callable[[Tensor], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        found = [place for place in places(h5_path) if place.is_file()]
-        if not found:
-            looked = " and ".join(map(str, places(h5_path)))
-            raise FileNotFoundError(2, "no such file", looked)
-        self.h5_path = found[0].resolve()
+        paths = candidate_paths(h5_path)
+        found = next(filter(Path.is_file, paths), None)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", " and ".join(map(str, paths)))
+        self.h5_path = found.resolve()
         self.transform = transform
         self.target_transform = target_transform
         try:
-            # Read-only input needs no lock, and some network file systems offer none.
+            # Reading needs no lock, and some network file systems do not support locks.
             with h5py.File(self.h5_path, "r", locking=False) as file:
                 self._read(file)
         except OSError as error:
-            raise RunError(
-                f"{self.h5_path} is damaged or no HDF5 file ({error}); delete it and make it anew"
-            ) from None
+            raise self._invalid(f"not an HDF5 file, or damaged: {error}") from None
+
+    def _invalid(self, detail: str) -> RunError:
+        return RunError(f"{self.h5_path}: {detail} (delete it to create it again)")
 
     def _read(self, file: h5py.File) -> None:
-        images, labels = self._checked(file)
-        #: The root attributes: where the digits come from (``datasetprep`` writes them).
-        self.attributes: dict[str, Any] = dict(file.attrs)
+        images, labels = self._checked_arrays(file)
+        self.attributes: dict[str, object] = dict(file.attrs)
         self.labels: np.ndarray = labels[()]
         offset = None if images.chunks else images.id.get_offset()
         if offset is None:
             self.images: np.ndarray = images[()]
         else:
             mapped = np.memmap(self.h5_path, np.uint8, "r", offset, images.shape)
-            self.images = mapped.view(np.ndarray)  # plain arrays are indexed twice as fast
+            self.images = mapped.view(np.ndarray)  # indexing a plain array is twice as fast
 
-    def _checked(self, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
-        def check(passed: bool, message: str) -> None:
-            if not passed:
-                raise RunError(f"{self.h5_path} {message}; delete it and make it anew")
-
+    def _checked_arrays(self, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
         images, labels = file.get("images"), file.get("labels")
         for name, found in (("images", images), ("labels", labels)):
-            check(isinstance(found, h5py.Dataset), f"holds no dataset '{name}'")
-        check(
-            images.dtype == np.uint8 and images.ndim == 3,
-            f"holds images {images.dtype} {images.shape} instead of uint8 (N, H, W)",
-        )
-        check(
-            labels.dtype.kind in "iu" and labels.ndim == 1,
-            f"holds labels {labels.dtype} {labels.shape} instead of integers (N,)",
-        )
-        check(len(images) == len(labels), f"holds {len(images)} images but {len(labels)} labels")
-        check(images.size > 0, "holds no images")
+            if not isinstance(found, h5py.Dataset):
+                raise self._invalid(f"no dataset '{name}'")
+        if images.dtype != np.uint8 or images.ndim != 3:
+            raise self._invalid(f"images {images.dtype} {images.shape}, expected uint8 (N, H, W)")
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise self._invalid(f"labels {labels.dtype} {labels.shape}, expected integers (N,)")
+        if len(images) != len(labels):
+            raise self._invalid(f"{len(images)} images but {len(labels)} labels")
+        if images.size == 0:
+            raise self._invalid("no images")
         return images, labels
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickling the mapped array would copy every image.
+        # A pickled memory map would contain every image.
         return type(self), (self.h5_path, self.transform, self.target_transform)
 
     def __len__(self) -> int:
@@ -131,15 +129,15 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
         return self._transformed(images), self._target_transformed(labels)
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        """The samples of one batch, read at once; ``DataLoader`` calls this and collates."""
+        """Return the samples of one batch, for a ``DataLoader`` to collate."""
         rows = np.asarray(indices, dtype=np.intp)
         images, labels = self._scaled(self.images[rows]), self.labels[rows].tolist()
         return [self._sample(image, label) for image, label in zip(images, labels, strict=True)]
 
     @staticmethod
     def _scaled(images: np.ndarray) -> Tensor:
-        # NumPy's float32 division is correctly rounded on every machine; torch's memory begins at a
-        # multiple of 64 bytes, on which the rounding of matrix products may depend.
+        # NumPy rounds float32 division correctly on every machine. The memory is torch's because
+        # that is aligned to 64 bytes, and the rounding of matrix products can depend on alignment.
         scaled = torch.empty(images.shape)
         np.divide(images, np.float32(255), out=scaled.numpy(), dtype=np.float32)
         return scaled.unsqueeze(-3)
@@ -162,14 +160,28 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
             return torch.from_numpy(self.target_transform(labels))
         return default_collate([self.target_transform(label) for label in labels.tolist()])
 
+    def check_attributes(self, **expected: object) -> None:
+        """Check the file's attributes against its arrays and against the ``expected`` values.
+
+        Attributes that the file lacks are not checked, since the group's earlier files have none.
+
+        :raises RunError: an array is not the one that was written, or an attribute differs.
+        """
+        for name, value in (self.sha256 | expected).items():
+            stated = np.asarray(self.attributes.get(name, value)).tolist()
+            if stated != value and name in self.sha256:
+                raise self._invalid(f"altered, {name} is {value}, expected {stated}")
+            if stated != value:
+                raise self._invalid(f"{name} is {stated}, expected {value}")
+
     @cached_property
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of the bytes of each array, as the file's own attributes state them."""
+        """SHA-256 of each array, named like the file's attributes (see :func:`array_hashes`)."""
         return array_hashes(self.images, self.labels)
 
 
 def array_hashes(images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
-    """``{"images_sha256": …, "labels_sha256": …}`` of the arrays' bytes, row by row."""
+    """Return ``images_sha256`` and ``labels_sha256``, of the arrays' bytes in row-major order."""
     return {
         f"{name}_sha256": hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
         for name, array in (("images", images), ("labels", labels))

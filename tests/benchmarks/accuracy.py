@@ -24,12 +24,12 @@ import torch
 from DJSW.pipelines import build_model, open_split
 from DJSW.recipes import RECIPES, Settings
 from DJSW.train import split_rows, train_epoch
-from utils.adam import Adam
-from utils.batches import load_rows, predict
-from utils.device import device_name
-from utils.progress import Progress
-from utils.record import facts, write_json
-from utils.tables import markdown
+from utils.distributed.device import device_name
+from utils.engine.batches import load_rows, predict
+from utils.engine.history import Progress
+from utils.engine.optimizer import Adam
+from utils.records.provenance import provenance, write_json
+from utils.report.tables import markdown
 
 GOALS = (0.9748, 0.99)
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def main() -> None:
         ]
         seconds, final = curves[recipe][-1]
         rows.append((recipe, *reached, f"{seconds:.1f} ({final:.4f})"))
-    about = facts(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
+    about = provenance(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
     header = ("recipe", *(f"seconds to {goal}" for goal in GOALS), "to the end (accuracy there)")
     text = "\n\n".join(
         [

@@ -37,12 +37,12 @@ from torchvision.transforms import ToTensor
 from datasetprep.create_mnist_dataset import RAW_FOLDER
 from DJSW.pipelines import PROCESSED, build_model, open_split
 from DJSW.train import Settings, epoch_order, split_rows, train_epoch
-from utils.adam import Adam
-from utils.batches import load_rows, predict
-from utils.device import device_name
+from utils.distributed.device import device_name
+from utils.engine.batches import load_rows, predict
+from utils.engine.history import Progress
+from utils.engine.optimizer import Adam
 from utils.mnist_dataset import MnistH5Dataset
-from utils.progress import Progress
-from utils.record import facts, write_json
+from utils.records.provenance import provenance, write_json
 
 ROUNDS, BATCH, SLICE = ARGS.rounds, 64, 640
 GOAL = 0.9748  # what the group's earlier SMLP had
@@ -248,7 +248,7 @@ def main() -> None:
         lines.append(f"| {name} | {median} | {ratio(times, access['array'])} |")
     reached = ", ".join(f"{epochs} epochs ({spent:.1f} s)" for epochs, spent in goals)
     lines += ["", f"Training until test accuracy {GOAL} is first reached, by seed: {reached}."]
-    about = facts(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
+    about = provenance(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     machine = f"{about['device']['name']}, {os.cpu_count()} cores, {platform.system()}"
     lines += ["", f"{machine}; {versions}."]

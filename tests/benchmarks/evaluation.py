@@ -28,13 +28,14 @@ from PIL import Image
 
 from DJSW.evaluate import measure
 from DJSW.pipelines import DATASETS, build_model, open_split
-from utils import intervals, metrics
-from utils.batches import load_rows, predict
-from utils.checkpoint import load_checkpoint
-from utils.device import device_name
-from utils.digit_images import as_trained
-from utils.record import facts, write_json
-from utils.tables import markdown
+from utils import metrics
+from utils.distributed.device import device_name
+from utils.engine.batches import load_rows, predict
+from utils.handwriting import prepare_image
+from utils.records.checkpoint import load_checkpoint
+from utils.records.provenance import provenance, write_json
+from utils.report.tables import markdown
+from utils.statistics import intervals
 
 ROUNDS = ARGS.rounds
 CPU = torch.device("cpu")
@@ -61,21 +62,25 @@ def steps() -> dict[str, Callable[[], object]]:
     right = (log_probabilities.argmax(1) == classes)[None]
 
     def bootstrap() -> None:
-        drawn = intervals.by_confusion(intervals.resampled(confusion), ENTRY.digits)
+        drawn = intervals.metrics_from_confusion(
+            intervals.resample_confusion(confusion), ENTRY.digits
+        )
         for values in drawn.values():
-            intervals.of_resamples(np.moveaxis(values, 0, -1))
+            intervals.percentile_interval(np.moveaxis(values, 0, -1))
 
     page = np.ones((1000, 1000), np.float32)
     page[300:580, 500:780] -= np.kron(test[3][0][0].numpy(), np.ones((10, 10), np.float32))
     return {
         f"predictions of {len(classes)} images": lambda: predict(model, test, CPU),
         "10 000 resamples, all metrics of the confusion": bootstrap,
-        "1000 resamples of the calibration error": lambda: intervals.of_calibration_error(
+        "1000 resamples of the calibration error": lambda: intervals.calibration_error_interval(
             bins, gaps, classes
         ),
         "every number of an evaluation": lambda: measure(log_probabilities, classes, ENTRY.digits),
-        "paired bootstrap of a difference": lambda: intervals.of_difference(right, ~right, classes),
-        "preparing a photo of a megapixel": lambda: as_trained(page, ENTRY),
+        "paired bootstrap of a difference": lambda: intervals.difference_interval(
+            right, ~right, classes
+        ),
+        "preparing a photo of a megapixel": lambda: prepare_image(page, ENTRY),
     }
 
 
@@ -111,7 +116,7 @@ def main() -> None:
         name: statistics.median(a / b for a, b in zip(times, whole["import torch"], strict=True))
         for name, times in whole.items()
     }
-    about = facts(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
+    about = provenance(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
     rows = [(name, f"{1000 * statistics.median(times):.1f}") for name, times in parts.items()]
     process_rows = [
         (name, f"{statistics.median(times):.2f}", f"{ratios[name]:.2f}")

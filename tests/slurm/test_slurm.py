@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, started
 
-from utils.checkpoint import load_checkpoint, weights_sha256
+from utils.records.checkpoint import load_checkpoint, weights_sha256
 
 pytestmark = pytest.mark.slurm
 WALY = ("--username", "waly", "--output_dir", "weights/WMLP", "--device", "cpu")

@@ -1,0 +1,70 @@
+"""Gradients against float64 autograd, of one process and of several that share a batch."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from DJSW import pipelines
+from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from utils.engine.backward import AutogradGradients, StackGradients, gradients_of
+from utils.engine.optimizer import Adam
+
+
+@pytest.mark.parametrize("batch", [64, 1])
+@pytest.mark.parametrize("username", PEOPLE)
+def test_gradients_equal_float64_autograd(username, batch):
+    torch.manual_seed(0)
+    dataset = pipelines.DATASETS[PEOPLE[username].dataset]
+    model, _ = build_model(username, PEOPLE[username].dataset)
+    images = torch.rand(batch, 1, *dataset.image_size)
+    classes = torch.randint(len(dataset.digits), (batch,))
+    Adam(model, lr=0.1)
+    double, _ = build_model(username, PEOPLE[username].dataset)
+    double.double().load_state_dict(model.state_dict())
+    model.eval(), double.eval()  # a network's own draws, such as dropout's, would differ
+    expected = F.cross_entropy(double(images.double()), classes)
+    expected.backward()
+    for gradients in (gradients_of(model), AutogradGradients(model)):
+        for _ in range(2):  # the second time, what was there is overwritten
+            loss_sum = gradients(images, classes, batch)
+        assert loss_sum.item() / batch == pytest.approx(expected.item(), rel=1e-5)
+        for mine, other in zip(model.parameters(), double.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_networks_that_are_no_stack_are_left_to_autograd():
+    model, _ = build_model("sigurd", "mnist_4_9")
+    with pytest.raises(AssertionError, match="build the optimizer first"):
+        gradients_of(model)
+    Adam(model, lr=0.1)
+    assert isinstance(gradients_of(model), StackGradients)
+    assert isinstance(gradients_of(nn.Linear(2, 2)), AutogradGradients)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("username", PEOPLE)
+def test_gradients_of_parts_add_up_to_those_of_the_batch(username, own):
+    """Batches of 64 and 5 divided by 8 ranks, against float64 autograd of the whole."""
+    torch.manual_seed(0)
+    entry = DATASETS[PEOPLE[username].dataset]
+    model, _ = build_model(username, PEOPLE[username].dataset)
+    double = build_model(username, PEOPLE[username].dataset)[0].double()
+    double.load_state_dict(model.state_dict())
+    model.eval(), double.eval()  # a network's own draws, such as dropout's, would differ
+    adam = Adam(model, lr=0.1)
+    gradients = gradients_of(model) if own else AutogradGradients(model)
+    for count in (64, 5):
+        images = torch.rand(count, 1, *entry.image_size)
+        classes = torch.randint(len(entry.digits), (count,))
+        loss, total = 0.0, torch.zeros_like(adam.gradients)
+        for part, labels in zip(images.tensor_split(8), classes.tensor_split(8), strict=True):
+            loss += gradients(part, labels, count).item()
+            total += adam.gradients
+        adam.gradients.copy_(total)
+        expected = F.cross_entropy(double(images.double()), classes)
+        double.zero_grad()
+        expected.backward()
+        assert loss / count == pytest.approx(expected.item(), rel=1e-6)
+        for mine, theirs in zip(model.parameters(), double.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)

@@ -1,0 +1,334 @@
+"""What a training leaves; names that are taken; killed, stopped, resumed."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import small_runs
+import torch
+from small_runs import (
+    METADATA,
+    PROVENANCE,
+    StopAfter,
+    command,
+    files_of,
+    outcome,
+    rows_of,
+    small_checkpointer,
+    small_model,
+    small_problem,
+    train_small,
+)
+
+from DJSW import pipelines
+from DJSW.main import main
+from DJSW.train import Settings, train_pipeline
+from utils.errors import RunError, Stopped, UsageError
+from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
+from utils.records.files import atomic_write
+from utils.records.run_files import RunFiles
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_kill_storm(processed, tmp_path, kills):
+    """Killed at random moments until it finishes, it ends as if it had never been disturbed."""
+    epochs, context = 12 * kills, multiprocessing.get_context("forkserver")
+    folders = {name: tmp_path / name for name in ("calm", "storm")}
+    for folder in folders.values():
+        folder.mkdir()
+    moments, killed, steps = random.Random(0), 0, set()
+    state = folders["storm"] / "e_resume.pt"
+    while killed < kills:
+        child = context.Process(target=command, args=(processed, folders["storm"], epochs, 0.001))
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        child.start()
+        if killed % 4:  # killed when it has saved a state, else wherever its start is
+            while child.exitcode is None and not (
+                state.exists() and state.stat().st_mtime_ns > before
+            ):
+                time.sleep(0.01)
+        child.join(moments.uniform(0.0, 0.1))
+        if child.exitcode is not None:
+            break
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        killed += 1
+        if state.exists():
+            saved = torch.load(state, weights_only=True)
+            steps.add((len(saved["history"]), len(saved["losses"])))
+    assert killed == kills, "the training was over before the storm was"
+    assert len(steps) > kills / 3, "it was killed at different places"
+    assert any(step for _, step in steps), "also within epochs"
+    for folder in folders.values():
+        child = context.Process(target=command, args=(processed, folder, epochs, 1000))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    assert outcome(folders["storm"]) == outcome(folders["calm"])
+    record = json.loads((folders["storm"] / "e_run.json").read_text())
+    assert record["status"] == "finished"
+    assert len(record["sessions"]) > 3
+
+
+def test_patience(processed, tmp_path, capsys):
+    flags = ["--username", "waly", "--train", "--lr", "0.3", "--output_dir", str(tmp_path)]
+    assert main([*flags, "--num_epochs", "50", "--patience", "3", "--exp_name", "a"]) == 0
+    out = capsys.readouterr().out
+    record = json.loads((tmp_path / "a_run.json").read_text())
+    best, last = record["results"]["best"], record["results"]["last"]
+    assert last["epoch"] == best["epoch"] + 3 < 50
+    assert "no better validation loss for 3 epochs" in out
+    assert (tmp_path / f"a_checkpoint_epoch_{last['epoch']}.pt").exists()
+    # as it would have been without
+    assert main([*flags, "--num_epochs", str(last["epoch"]), "--exp_name", "b"]) == 0
+    again = json.loads((tmp_path / "b_run.json").read_text())
+    assert again["results"]["last"]["weights_sha256"] == last["weights_sha256"]
+    more = ["--num_epochs", "60", "--exp_name", "a", "--resume"]
+    assert main([*flags, *more]) == 2
+    assert "settings.patience 3, not None" in capsys.readouterr().err
+
+
+def test_disk_that_fills_up_in_the_middle(processed, tmp_path, monkeypatch, capsys):
+    flags = ["--username", "waly", "--train", "--exp_name", "e", "--output_dir", str(tmp_path)]
+    (tmp_path / "calm").mkdir()
+    calm = [*flags[:-1], str(tmp_path / "calm"), "--num_epochs", "4"]
+    assert main(calm) == 0
+    (tmp_path / "full").mkdir()
+    full = [*flags[:-1], str(tmp_path / "full"), "--num_epochs", "4", "--resume"]
+    write, writes = Path.write_bytes, []
+
+    def write_until_full(path, content):
+        writes.append(path)
+        if len(writes) > 4:
+            write(path, bytes(content)[:1000])
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_until_full)
+    assert main(full) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: No space left on device: " + str(tmp_path / "full"))
+    assert error.count("\n") == 1
+    load_checkpoint(tmp_path / "full" / "e_checkpoint_best.pt")  # the earlier one, whole
+    monkeypatch.undo()
+    monkeypatch.setattr(pipelines, "PROCESSED", processed)
+    assert main(full) == 0
+    assert outcome(tmp_path / "full") == outcome(tmp_path / "calm")
+
+
+def test_what_a_training_leaves(tmp_path):
+    settings = Settings(num_epochs=12, batch_size=5, lr=0.2, seed=0)
+    model, run = train_small(tmp_path, settings)
+    names = {path.name.removeprefix("run_") for path in tmp_path.iterdir()}
+    assert names == {
+        "checkpoint_best.pt",
+        "checkpoint_epoch_10.pt",
+        "checkpoint_epoch_12.pt",
+        "history.csv",
+        "resume.pt",
+        "run.json",
+        "tensorboard",
+    }
+    best = min(run.history.rows, key=lambda row: row["validation_loss"])
+    assert best["epoch"] < 12, "the case where best and last differ"
+    checkpoint = load_checkpoint(run.files.best_checkpoint)
+    assert checkpoint.metadata["epoch"] == best["epoch"]
+    assert checkpoint.metadata["metrics"] == best
+    last = load_checkpoint(tmp_path / "run_checkpoint_epoch_12.pt")
+    assert weights_sha256(last.weights) == weights_sha256(model.state_dict())
+
+    assert rows_of(run) == run.history.rows
+
+    record = json.loads(run.files.record.read_text())
+    assert record["status"] == "finished"
+    assert record["results"]["best"]["epoch"] == best["epoch"]
+    assert record["results"]["last"]["weights_sha256"] == weights_sha256(model.state_dict())
+    assert record["results"]["best"]["weights_sha256"] == weights_sha256(checkpoint.weights)
+    assert record["sessions"][0]["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": {"name": "N", "arguments": {}}}, {"classes": [1, 2]}, {"dataset": {"name": "e"}}],
+    ids=str,
+)
+def test_resuming_something_else_is_refused(tmp_path, change, monkeypatch):
+    settings = Settings(1, 5, 0.05, seed=3)
+    train_small(tmp_path, settings)
+    monkeypatch.setattr(small_runs, "METADATA", {**METADATA, **change})
+    with pytest.raises(UsageError, match="was trained with"):
+        train_small(tmp_path, settings, resume=True)
+
+
+def test_code_that_changed_between_sessions_is_noted(tmp_path, capsys, monkeypatch):
+    train_small(tmp_path, Settings(1, 5, 0.05, seed=3))
+    other = {**PROVENANCE, "source": {**PROVENANCE["source"], "models/smlp.py": "0"}}
+    monkeypatch.setattr(small_runs, "PROVENANCE", other)
+    _, run = train_small(tmp_path, Settings(2, 5, 0.05, seed=3), resume=True)
+    note = "with changed code in models/smlp.py: "
+    note += "the bits may differ from those of an uninterrupted run"
+    assert f"note        {note}\n" in capsys.readouterr().out
+    changes = [
+        session["change"] for session in json.loads(run.files.record.read_text())["sessions"]
+    ]
+    assert changes == [None, note]
+
+
+def test_error_that_ends_a_training_is_in_its_record(tmp_path):
+    settings = Settings(num_epochs=3, batch_size=5, lr=0.01, seed=0)
+    run = small_checkpointer(tmp_path, settings)
+    run.after_epoch = lambda *_: (tmp_path / "nowhere").mkdir() or (tmp_path / "nowhere").open()
+    with pytest.raises(IsADirectoryError):
+        train_pipeline(small_model(), small_problem(), small_problem(10), settings, run)
+    record = json.loads(run.files.record.read_text())
+    assert record["status"] == "failed"
+    assert "Is a directory" in record["sessions"][0]["ended_by"]
+    assert f"'{tmp_path}" not in run.files.record.read_text(), "no absolute path"
+    train_small(tmp_path, settings, resume=True)
+    sessions = json.loads(run.files.record.read_text())["sessions"]
+    assert [session["ended_by"] == "finished" for session in sessions] == [False, True]
+    assert "Is a directory" in sessions[0]["ended_by"]
+
+
+def test_resuming_for_fewer_epochs_is_refused(tmp_path):
+    train_small(tmp_path, Settings(3, 5, 0.05, seed=3))
+    with pytest.raises(UsageError, match="started 3 epochs already; give --num_epochs 3 or more"):
+        train_small(tmp_path, Settings(2, 5, 0.05, seed=3), resume=True)
+
+
+def test_resuming_without_the_epoch_that_was_begun_is_refused(tmp_path, monkeypatch):
+    """Its weights are ahead of the last finished epoch's."""
+    settings = Settings(3, 5, 0.05, seed=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.engine.checkpointer.stop_request", StopAfter(7))  # in epoch 2
+        with pytest.raises(Stopped):
+            train_small(tmp_path, settings)
+    before = files_of(tmp_path)
+    with pytest.raises(UsageError, match="started 2 epochs already"):
+        train_small(tmp_path, Settings(1, 5, 0.05, seed=3), resume=True)
+    assert files_of(tmp_path) == before
+    train_small(tmp_path, Settings(2, 5, 0.05, seed=3), resume=True)
+
+
+def test_two_processes_do_not_work_on_one_name(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        RunFiles(tmp_path, "run").locked(),
+        RunFiles(tmp_path, "other").locked(),
+        pytest.raises(UsageError, match="being trained by another process"),
+        RunFiles(tmp_path, "run").locked(),
+    ):
+        pass
+    with RunFiles(tmp_path, "run").locked():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_systems_without_hard_links(tmp_path, monkeypatch):
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", unsupported)
+    train_small(tmp_path, Settings(1, 5, 0.05, seed=3))
+    with pytest.raises(UsageError, match="was trained before"):
+        train_small(tmp_path, Settings(1, 5, 0.05, seed=3))
+    with (
+        pytest.raises(FileExistsError),
+        atomic_write(tmp_path / "run_run.json", exclusive=True) as path,
+    ):
+        path.write_text("x")
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.1}, {"seed": 4}, {"batch_size": 6}])
+def test_resuming_with_other_settings_names_the_difference(tmp_path, change):
+    settings = {"num_epochs": 1, "batch_size": 5, "lr": 0.05, "seed": 3}
+    train_small(tmp_path, Settings(**settings))
+    before = files_of(tmp_path)
+    (name, value), *_ = change.items()
+    with pytest.raises(UsageError, match=f"settings.{name} {settings[name]}, not {value}"):
+        train_small(tmp_path, Settings(**settings | change), resume=True)
+    assert files_of(tmp_path) == before
+
+
+def test_names_are_used_once(tmp_path):
+    settings = Settings(1, 5, 0.05, seed=3)
+    train_small(tmp_path, settings)
+    with pytest.raises(UsageError, match="was trained before.*--resume"):
+        train_small(tmp_path, settings)
+    (tmp_path / "run_resume.pt").unlink()
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="was trained before.*another --exp_name$"):
+            train_small(tmp_path, settings, resume=resume)
+    train_small(tmp_path, settings, name="run_2")
+    (tmp_path / "a_checkpoint_epoch_1_checkpoint_epoch_2.pt").touch()
+    train_small(tmp_path, settings, name="a")
+    (tmp_path / "other_resume.pt").write_bytes(b"")
+    with pytest.raises(UsageError, match="other_resume.pt is empty"):
+        train_small(tmp_path, settings, name="other", resume=True)
+    torch.save({"format": "djsw-state-2"}, tmp_path / "other_resume.pt")
+    with pytest.raises(UsageError, match="not a state that this version can resume"):
+        train_small(tmp_path, settings, name="other", resume=True)
+
+
+def test_state_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    data = small_problem()
+    train_small(tmp_path, Settings(1, 5, 0.01, seed=0))
+    state = (tmp_path / "run_resume.pt").read_bytes()
+    data.tensors[0].fill_(math.nan)
+    monkeypatch.setattr("utils.engine.checkpointer.stop_request", StopAfter(2))
+    with pytest.raises(RunError, match=r"epoch 2, step 1; .* earlier epochs are kept"):
+        train_small(tmp_path, Settings(2, 5, 0.01, seed=0), resume=True, data=data)
+    assert (tmp_path / "run_resume.pt").read_bytes() == state
+    record = json.loads((tmp_path / "run_run.json").read_text())
+    assert record["status"] == "failed"
+    assert "the loss is nan" in record["reason"]
+
+
+def test_seconds_of_an_interrupted_epoch_are_added_up(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.engine.checkpointer.stop_request", StopAfter(2))
+        with pytest.raises(Stopped):
+            train_small(tmp_path, Settings(1, 5, 0.05, seed=3))
+    state = torch.load(tmp_path / "run_resume.pt", weights_only=True)
+    assert state["seconds"] > 0
+    torch.save({**state, "seconds": 1000.0}, tmp_path / "run_resume.pt")
+    _, run = train_small(tmp_path, Settings(1, 5, 0.05, seed=3), resume=True)
+    assert 1000 < run.history.rows[0]["seconds"] < 1100
+    assert all(session["seconds"] > 0 for session in run.record.sessions)
+
+
+def test_what_is_finished_is_left_alone(tmp_path, capsys):
+    settings = Settings(2, 5, 0.05, seed=3)
+    train_small(tmp_path, settings)
+    before = files_of(tmp_path)
+    capsys.readouterr()
+    _, run = train_small(tmp_path, settings, resume=True)
+    assert capsys.readouterr().out == "finished    before; nothing to do\n"
+    assert files_of(tmp_path) == before
+    assert len(run.history) == 2
+    record = json.loads(run.files.record.read_text())
+    # as if killed before its end
+    run.files.record.write_text(json.dumps({**record, "status": "running"}))
+    train_small(tmp_path, settings, resume=True)
+    assert json.loads(run.files.record.read_text())["status"] == "finished"
+
+
+def test_best_checkpoint_is_the_record_s_though_killed_after_a_later_one(tmp_path):
+    settings = Settings(1, 5, 0.05, seed=3)
+    _, run = train_small(tmp_path, settings)
+    best = load_checkpoint(run.files.best_checkpoint)
+    later = {name: tensor + 1 for name, tensor in best.weights.items()}
+    write_checkpoint(run.files.best_checkpoint, later, {**best.metadata, "epoch": 2})
+    run.files.record.unlink()
+    train_small(tmp_path, settings, resume=True)
+    again = load_checkpoint(run.files.best_checkpoint)
+    assert again.metadata["epoch"] == 1
+    assert weights_sha256(again.weights) == weights_sha256(best.weights)

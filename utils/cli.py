@@ -1,0 +1,133 @@
+"""What every command shares: a parser with one-sentence errors, and the exit statuses."""
+
+import argparse
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import NoReturn
+
+from utils.distributed.environment import env_rank
+from utils.errors import PeerAborted, RunError, Stopped, UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are one sentence on stderr, with exit status 2."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        text = f"error: {message} (--help lists the flags)\n"
+        # The other ranks were given the same flags.
+        self.exit(UsageError.exit_status, None if env_rank() else text)
+
+
+def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run ``command(args)`` and return its exit status; a traceback is left to bugs.
+
+    0 done; 2 wrong use; 1 a failed run, the system's refusals (disk full, no permission) included;
+    75, 130 or 143 stopped by SIGUSR1, SIGINT or SIGTERM; 141 by a reader that closed the pipe.
+    Ranks other than 0 say who they are.
+    """
+    # Read when torch is loaded. Networks this small are slower on several threads, and much slower
+    # beside a busy neighbour; their number, too, decides the bits of a result.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What CUDA's matrix products need to give the same bits each time.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        command(args)
+        print(end="", flush=True)
+    except (UsageError, RunError) as error:
+        rank = f"rank {env_rank()}: " if env_rank() else ""
+        print(f"{rank}error: {error}", file=sys.stderr)
+        return error.exit_status
+    except PeerAborted as error:
+        return error.exit_status
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_status
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has closed the pipe; nothing more is to be written
+        # there, when Python ends neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as of a process that SIGPIPE ended
+    except OSError as error:
+        file = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{file}", file=sys.stderr)
+        return RunError.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def output_flags(flags: Parser, kind: str) -> None:
+    """``--output_dir`` and ``--exp_name`` of a command that one may try without naming things."""
+    flags.add_argument(
+        "--output_dir", default="reports", help="existing folder for its files; default reports"
+    )
+    flags.add_argument(
+        "--exp_name",
+        type=experiment_name,
+        help=f"what they are named after; default {kind}_ and the time (UTC)",
+    )
+    now = datetime.now(UTC)  # in milliseconds: a comparison takes half a second
+    flags.set_defaults(default_name=f"{kind}_{now:%Y%m%d_%H%M%S}_{now.microsecond // 1000:03}")
+
+
+def experiment_name(text: str) -> str:
+    """Letters, digits, ``.``, ``_`` and ``-``: safe in every file name."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text) or ".." in text or len(text) > 100:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name: up to 100 letters, digits, '.', '_' and '-', without '..' and "
+            "not starting with '.' or '-'"
+        )
+    return text
+
+
+def positive_int(text: str) -> int:
+    """A whole number from 1 to a billion."""
+    return _whole_number(text, 1, 10**9)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 to 2**63 - 1, what every generator here takes."""
+    return _whole_number(text, 0, 2**63 - 1)
+
+
+def array_task(text: str) -> int:
+    """A whole number from 0, as Slurm counts the tasks of a job array."""
+    return _whole_number(text, 0, 10**9)
+
+
+def _whole_number(text: str, least: int, most: int) -> int:
+    is_number = text.isascii() and text.isdigit() and len(text) < 20
+    if not (is_number and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
+    return number
+
+
+def digits(text: str) -> Sequence[int]:
+    """Digits in a list: sorted, each once.
+
+    >>> digits("6,4,5,4")
+    (4, 5, 6)
+    """
+    parts = text.split(",")
+    if not all(len(part) == 1 and part in "0123456789" for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of digits such as 4,5,6")
+    return tuple(sorted({int(part) for part in parts}))

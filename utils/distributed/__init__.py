@@ -1,0 +1,1 @@
+"""Ranks of a run: processes that share each batch."""

@@ -1,0 +1,279 @@
+"""What a run keeps while it trains: its state, checkpoints, history and record; and how it resumes.
+
+The state is written last of all that an epoch writes, and everything else can be made from it: a
+process that is killed at any line resumes as if it had not been.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.distributed import collectives
+from utils.engine.history import History, Row, RunLength
+from utils.engine.optimizer import Adam
+from utils.engine.run_record import RunRecord
+from utils.engine.signals import EXIT_STATUS, stop_request
+from utils.engine.state import State, read_state, write_state
+from utils.errors import Diverged, PeerAborted, RunError, Stopped, UsageError
+from utils.records.checkpoint import cpu_weights, load_checkpoint, weights_sha256, write_checkpoint
+from utils.records.files import relative_to_root
+from utils.records.provenance import Provenance
+from utils.records.run_files import RunFiles
+
+#: Seconds between saved states within an epoch: what a dying machine may cost.
+SAVE_SECONDS = 120
+#: Epochs between kept checkpoints, besides the best and the last.
+CHECKPOINT_EVERY = 10
+#: Steps between two looks at the losses on a CPU; on a GPU reading them would make it wait.
+CHECK_LOSSES_EVERY = 100
+#: Steps after which ranks exchange control codes; on GPUs it makes all of them wait.
+EXCHANGE_EVERY = 32
+#: The control code that asks for a saved state; others are 0 (nothing) and the number of a signal.
+SAVE = 1
+
+
+class Checkpointer:
+    """Saves and resumes one run. Every rank has one; only rank 0's reads and writes files.
+
+    :ivar history: the finished epochs.
+    :ivar losses: of the epoch in progress, each finished step's loss summed over its images.
+    :ivar seconds: that the epoch in progress has taken in earlier sessions.
+    """
+
+    def __init__(
+        self, files: RunFiles, metadata: Mapping[str, Any], provenance: Provenance
+    ) -> None:
+        self.files, self.metadata = files, metadata
+        self.history = History(files.history, files.path("tensorboard"))
+        self.record = RunRecord(files.record, metadata, provenance, self.history)
+        self.losses, self.seconds = torch.zeros(0), 0.0
+        self.was_finished = False
+        self.best_weights: dict[str, Tensor] = {}
+        self.writes = collectives.rank() == 0
+
+    def start(
+        self, model: nn.Module, optimizer: Adam, settings: RunLength, *, resume: bool
+    ) -> None:
+        """Claim the name, or load the state that is there; every rank gets the state of rank 0.
+
+        :raises UsageError: the name is taken, or the state is of another run or of more epochs.
+        """
+        self.model, self.optimizer, self.settings = model, optimizer, settings
+        with collectives.rank_zero_first():
+            if self.writes:
+                self._load_state() if resume and self.files.state.exists() else self._claim()
+                self._start_session()
+        _broadcast_state(self)
+
+    def _claim(self) -> None:
+        self.files.require_new()
+        try:
+            self.save_state(exclusive=True)
+        except FileExistsError:
+            raise self.files.taken(self.files.state) from None
+
+    def _load_state(self) -> None:
+        state = read_state(self.files.state, self.metadata, self.files.exp_name)
+        self.model.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history.rows = state["history"]
+        self.losses, self.seconds = state["losses"], state["seconds"]
+        self.best_weights = state["best_weights"]
+        self.record.load_sessions(state["sessions"])
+
+    def _start_session(self) -> None:
+        started = len(self.history) + (len(self.losses) > 0)
+        if started > self.settings.num_epochs:
+            raise UsageError(
+                f"{self.files.exp_name!r} has started {started} epochs already; give --num_epochs "
+                f"{started} or more to --resume it, or another --exp_name"
+            )
+        self.was_finished = self.history.is_over(self.settings) and self.record.is_finished()
+        if self.was_finished:
+            return
+        self.record.start_session(len(self.history) + 1, len(self.losses) + 1)
+        self.files.remove_temporary()
+        self.record.save("running")
+        self.history.rewrite_files()
+        _restore_best_checkpoint(self)
+
+    def start_epoch(self, steps: int) -> Tensor:
+        """Return the losses (steps,) of the epoch, zero from the first step that is not done.
+
+        They are filled in by the loop, on the device of the model.
+        """
+        self._step_losses = self.optimizer.values.new_zeros(steps)
+        self._step_losses[: len(self.losses)] = self.losses
+        self._saved = time.perf_counter()
+        self._epoch_started = self._saved - self.seconds
+        return self._step_losses
+
+    def after_step(self, step: int) -> None:
+        """Check the losses, save the state, stop: whatever is due after step ``step`` (from 0).
+
+        :raises Diverged: a loss is not finite.
+        :raises Stopped: a signal came; the state is saved.
+        """
+        losses = self._step_losses[: step + 1]
+        if step % CHECK_LOSSES_EVERY == CHECK_LOSSES_EVERY - 1 and losses.is_cpu:
+            require_finite(losses, len(self.history) + 1)
+        if step % EXCHANGE_EVERY and collectives.world_size() > 1:
+            return
+        now = time.perf_counter()
+        code = collectives.all_reduce_max(_control_code(now - self._saved), losses.device)
+        if not code:
+            return
+        require_finite(losses, len(self.history) + 1)
+        self.losses, self.seconds, self._saved = losses.cpu(), now - self._epoch_started, now
+        if code != SAVE:
+            raise _stopped(self, Signals(code).name)
+        if self.writes:
+            self.save_state()
+
+    def after_epoch(self, row: Row) -> None:
+        """Keep an epoch: checkpoints, history, state, and now and then the record."""
+        self.history.rows.append(row)
+        self.losses, self.seconds = torch.zeros(0), 0.0
+        if not self.writes:
+            return
+        weights = cpu_weights(self.model)
+        if self.history.best is row:
+            self.best_weights = weights
+            self.save_checkpoint(self.files.best_checkpoint, weights, row)
+        if row["epoch"] % CHECKPOINT_EVERY == 0:
+            self.save_checkpoint(self.files.epoch_checkpoint(row["epoch"]), weights, row)
+        self.history.append_to_files(row)
+        self.save_state()
+        if self.record.is_due:
+            self.record.save("running")
+
+    def finish(self) -> None:
+        """Keep the last epoch, and write the record with the results."""
+        if self.was_finished or not self.writes:
+            return
+        best, last = self.history.best, self.history.rows[-1]
+        last_checkpoint = self.files.epoch_checkpoint(last["epoch"])
+        if not last_checkpoint.exists():
+            self.save_checkpoint(last_checkpoint, cpu_weights(self.model), last)
+        self.record.finish(
+            _result(best, self.files.best_checkpoint), _result(last, last_checkpoint)
+        )
+
+    def save_checkpoint(self, path: Path, weights: Mapping[str, Tensor], row: Row) -> None:
+        """Write a checkpoint of an epoch."""
+        session = self.record.short_sessions()[-1]
+        epoch = {"epoch": row["epoch"], "metrics": row}
+        write_checkpoint(path, weights, {**self.metadata, **epoch, **session})
+
+    def save_state(self, *, exclusive: bool = False) -> None:
+        """Write the state.
+
+        :raises FileExistsError: with ``exclusive``, where there is one.
+        """
+        self.record.measure_session()
+        state = State(
+            metadata=dict(self.metadata),
+            weights=cpu_weights(self.model),
+            optimizer=self.optimizer.state_dict(),
+            best_weights=self.best_weights,
+            history=self.history.rows,
+            losses=self.losses.clone(),
+            seconds=self.seconds,
+            sessions=self.record.short_sessions(),
+        )
+        write_state(self.files.state, state, exclusive=exclusive)
+
+
+def _broadcast_state(checkpointer: Checkpointer) -> None:
+    """Give every rank the state of rank 0."""
+    history, optimizer = checkpointer.history, checkpointer.optimizer
+    tensors = [*checkpointer.model.buffers(), optimizer.values, *optimizer.state_dict().values()]
+    values = (history.rows, checkpointer.losses, checkpointer.seconds, checkpointer.was_finished)
+    values = collectives.broadcast(tensors, values)
+    history.rows, checkpointer.losses, checkpointer.seconds, checkpointer.was_finished = values
+
+
+def _restore_best_checkpoint(checkpointer: Checkpointer) -> None:
+    """Write the best checkpoint again where a killed process left another one, or none."""
+    history, path = checkpointer.history, checkpointer.files.best_checkpoint
+    if history.rows and (
+        not path.exists() or load_checkpoint(path).metadata["epoch"] != history.best["epoch"]
+    ):
+        checkpointer.save_checkpoint(path, checkpointer.best_weights, history.best)
+
+
+def _stopped(checkpointer: Checkpointer, signal: str) -> Stopped | PeerAborted:
+    """Save the state and return the exception of this rank."""
+    if checkpointer.writes:
+        checkpointer.record.end_session(signal)
+        checkpointer.save_state()
+        checkpointer.record.save("stopped", reason=signal)
+    collectives.barrier()  # a rank that ended before the state is saved would end them all
+    if not checkpointer.writes:
+        return PeerAborted(EXIT_STATUS[signal])
+    return Stopped(
+        f"stopped by {signal} in epoch {len(checkpointer.history) + 1} after "
+        f"{len(checkpointer.losses)} steps; {checkpointer.files.state} is saved: "
+        "continue with --resume",
+        EXIT_STATUS[signal],
+    )
+
+
+@contextmanager
+def noting_errors(checkpointer: Checkpointer) -> Iterator[None]:
+    """Note an error that ends the block in the record: a loss, a lost rank, a full disk.
+
+    A run that diverged in its first epoch is removed, and its name is free again.
+    """
+    files, history, record = checkpointer.files, checkpointer.history, checkpointer.record
+    try:
+        yield
+    except Diverged as error:  # on every rank, in the same step
+        reason = str(error)
+        if checkpointer.writes and history.rows:
+            record.fail(reason)
+            reason += "; the checkpoints of earlier epochs are kept"
+        elif checkpointer.writes:
+            files.remove()
+            history.remove_events()
+        collectives.barrier()  # a rank that ended before that would end them all
+        status = RunError.exit_status
+        raise (RunError(reason) if checkpointer.writes else PeerAborted(status)) from None
+    except Exception as error:
+        if record.in_session:
+            with suppress(OSError):
+                record.fail(str(error).replace(str(files.folder), relative_to_root(files.folder)))
+        raise
+    finally:
+        history.close()
+
+
+def _control_code(seconds_since_save: float) -> int:
+    """Return what this rank asks for: a signal's number, :data:`SAVE` or 0."""
+    if stop_request.signal:
+        return Signals[stop_request.signal]
+    return SAVE if seconds_since_save > SAVE_SECONDS else 0
+
+
+def require_finite(losses: Tensor, epoch: int) -> None:
+    """Check the losses (steps,) of an epoch.
+
+    :raises Diverged: one of them is not finite.
+    """
+    if not losses.isfinite().all():
+        step = int(losses.isfinite().logical_not().nonzero()[0])
+        raise Diverged(
+            f"the loss is {losses[step].item()} in epoch {epoch}, step {step + 1}; "
+            "give a smaller --lr"
+        )
+
+
+def _result(row: Row, path: Path) -> dict[str, Any]:
+    weights = load_checkpoint(path).weights
+    return {**row, "checkpoint": path.name, "weights_sha256": weights_sha256(weights)}

@@ -1,0 +1,116 @@
+"""The history of a run: a row for each epoch, in memory, as CSV and as TensorBoard events."""
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Protocol, TypedDict
+
+from torch.utils.tensorboard import SummaryWriter
+
+from utils.records.files import atomic_write, name_file_in_errors
+
+
+class Row(TypedDict):
+    """One epoch: mean losses, the share of validation images that are correct, seconds."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+COLUMNS = tuple(Row.__annotations__)
+
+
+class RunLength(Protocol):
+    """The settings that decide how long a run is."""
+
+    @property
+    def num_epochs(self) -> int: ...
+    @property
+    def patience(self) -> int | None: ...
+
+
+class History:
+    """The rows of the finished epochs.
+
+    The methods that take ``files`` in their name write; only rank 0 calls them.
+    """
+
+    def __init__(self, csv_file: Path, events_folder: Path) -> None:
+        self.csv_file, self.events_folder = csv_file, events_folder
+        self.rows: list[Row] = []
+        self._events: SummaryWriter | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def best(self) -> Row:
+        """The epoch with the lowest validation loss, the first of equals."""
+        return min(self.rows, key=lambda row: row["validation_loss"])
+
+    def is_over(self, length: RunLength) -> bool:
+        """Whether all epochs are done, or the last ``patience`` ones brought nothing better."""
+        done = len(self)
+        return done >= length.num_epochs or bool(
+            done and length.patience and done - self.best["epoch"] >= length.patience
+        )
+
+    def rewrite_files(self) -> None:
+        """Write both files from the rows: a process that died may have been ahead of its state."""
+        with (
+            atomic_write(self.csv_file) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            lines.writeheader()
+            lines.writerows(self.rows)
+        self.remove_events()
+        with name_file_in_errors(self.events_folder):
+            self._events = SummaryWriter(self.events_folder)
+        for row in self.rows:
+            self._add_events(row)
+
+    def append_to_files(self, row: Row) -> None:
+        """Append a row, already in :attr:`rows`, to both files; flushed."""
+        with (
+            name_file_in_errors(self.csv_file),
+            self.csv_file.open("a", newline="", encoding="utf-8") as file,
+        ):
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+        self._add_events(row)
+
+    def _add_events(self, row: Row) -> None:
+        assert self._events is not None, "rewrite_files() opens the events"
+        with name_file_in_errors(self.events_folder):
+            for name in COLUMNS[1:]:
+                self._events.add_scalar(name, row[name], row["epoch"])  # type: ignore[literal-required]
+            self._events.flush()
+
+    def close(self) -> None:
+        """Close the events."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def remove_events(self) -> None:
+        """Delete the folder of events."""
+        self.close()
+        shutil.rmtree(self.events_folder, ignore_errors=True)
+
+
+def epoch_line(row: Row, num_epochs: int, images_per_second: float) -> str:
+    """Format a row as an aligned line, with the speed and the time left."""
+    left = (num_epochs - row["epoch"]) * row["seconds"]
+    return (
+        f"epoch {row['epoch']:{len(str(num_epochs))}}/{num_epochs}"
+        f"  train loss {row['train_loss']:.4f}"
+        f"  validation loss {row['validation_loss']:.4f}"
+        f"  accuracy {row['validation_accuracy']:7.2%}"
+        f"  lr {row['learning_rate']:.3g}"
+        f"  {images_per_second:8,.0f} images/s"
+        f"  {left // 60:.0f}:{left % 60:02.0f} left"
+    )

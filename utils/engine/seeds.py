@@ -1,0 +1,43 @@
+"""Random numbers of a run: each use has a seed of its own, so that a resumed run draws the same."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset, random_split
+
+from utils.errors import RunError
+
+#: Seed of the 90/10 split: the same whatever ``--seed`` is, so that seeds can be compared.
+SPLIT_SEED = 42
+#: Purposes of random numbers in an epoch; dropout's differ by rank, augmentation's do not.
+DROPOUT, AUGMENTATION = 0, 1
+
+
+def split_rows(count: int) -> tuple[Tensor, Tensor]:
+    """Return the rows for training (90 %) and for validation (10 %).
+
+    :raises RunError: there are fewer than 10 images.
+    """
+    if count < 10:
+        raise RunError(f"{count} images are too few to train on; at least 10 are needed")
+    parts: list[Subset[int]] = random_split(
+        range(count),  # type: ignore[arg-type]  # only its length is used
+        [0.9, 0.1],
+        generator=torch.Generator().manual_seed(SPLIT_SEED),
+    )
+    return torch.tensor(parts[0].indices), torch.tensor(parts[1].indices)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """Return the order (count,) of the images in an epoch, which follows from (seed, epoch)."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
+    return torch.randperm(count, generator=generator)
+
+
+def derive_seed(seed: int, epoch: int, rank: int = 0, purpose: int = DROPOUT) -> int:
+    """Return a seed below 2**63 of its own for each rank, epoch and purpose.
+
+    Rank 0's is the same as without ranks: ``SeedSequence`` ignores trailing zeros.
+    """
+    sequence = np.random.SeedSequence([seed, epoch, rank, purpose])
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1

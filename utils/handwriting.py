@@ -1,0 +1,200 @@
+"""Convert pictures of handwritten digits to the format of a dataset.
+
+MNIST digits fit 20 x 20 pixels with their proportions kept, in 28 x 28 with the center of mass at
+pixel (14, 14) (LeCun et al., 1998, section III.A; mean over the training file: 13.99 and 14.00).
+USPS digits fill 16 x 16, with the bounding box centered.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
+
+WORKING_SIZE = 512  #: longer side at which ink is searched
+CONTRAST, NOISE = 0.1, 6  #: least contrast of ink, and its ratio to the noise of the paper
+PAPER = 0.3  #: least share of paper in a picture; with less, its edge is a frame and is cut off
+SPECK = 0.05  #: least size of a piece of ink, as a share of the largest one
+GAP = 0.25  #: widest gap within a digit, as a share of its longer side; the bar of a 5 is closer
+STROKE = 2.2  #: least stroke width in output pixels; 5 % of MNIST and USPS have less, median 3
+FINE = 10  #: pixels per output pixel at which strokes are thickened
+
+
+class UnreadableImage(Exception):
+    """The reason why a picture cannot be predicted."""
+
+
+class Form(Protocol):
+    """Form of a dataset's images, as in ``DJSW.pipelines.DATASETS``."""
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def digit_size(self) -> int: ...
+    @property
+    def centered(self) -> str: ...
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return the gray values (H, W), float32 in [0, 1], rotated as the EXIF data say.
+
+    :raises UnreadableImage: the file is not an image, is damaged, or holds several images.
+    """
+    try:
+        # No warning about photos of 100 megapixels.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            # Some phones save a photo and its preview as MPO.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                raise UnreadableImage("several images in one file (give one image per file)")
+            image.draft("RGB", (4 * WORKING_SIZE, 4 * WORKING_SIZE))  # decodes JPEG faster
+            return _to_gray(ImageOps.exif_transpose(image))
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image, or of an unknown format") from None
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        reason = getattr(error, "strerror", None) or f"damaged or too large image ({error})"
+        raise UnreadableImage(reason) from None
+
+
+def _to_gray(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):  # integers of 16 bits and more, or floats
+        gray = np.asarray(image, dtype=np.float32)
+        if not (np.isfinite(gray).all() and gray.min() >= 0):
+            raise UnreadableImage("pixel values that are negative or not finite")
+        # Scanners write 12 bits, and others 8, into files of more.
+        white = next((top for top in (1, 255, 4095, 65535) if gray.max() <= top), gray.max())
+        return gray / np.float32(white)
+    if "A" in image.getbands() or "transparency" in image.info:
+        gray_image, alpha = image.convert("RGBA").convert("LA").split()
+        # Transparent pixels become white under dark ink and black under bright ink.
+        ink = np.average(np.asarray(gray_image), weights=np.asarray(alpha) + 1e-9)
+        image = Image.composite(gray_image, Image.new("L", image.size, 255 * int(ink < 128)), alpha)
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+    colors = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+    # The first principal component: in plain gray, green on red of equal brightness would vanish.
+    step = max(1, max(image.size) // 200)
+    sample = colors[::step, ::step].reshape(-1, 3)
+    axis = np.linalg.svd(sample - sample.mean(0), full_matrices=False)[2][0]
+    axis *= (np.sign(axis.sum()) or 1) / np.abs(axis).sum()
+    return np.asarray(colors @ axis - axis.clip(max=0).sum())  # from 0 to 1
+
+
+def check_prepared(gray: np.ndarray, form: Form) -> np.ndarray:
+    """Return ``gray`` (H, W), checked to be in the dataset's form already.
+
+    :raises UnreadableImage: it has another size or is black on white.
+    """
+    height, width = form.image_size
+    remedy = "(leave out --raw to convert it)"
+    if gray.shape != (height, width):
+        size = f"{gray.shape[1]} x {gray.shape[0]} pixels"
+        raise UnreadableImage(f"{size}: the dataset has {width} x {height} {remedy}")
+    edge = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    if gray.mean() > 0.5 and np.median(edge) > 0.5:  # true of no digit of MNIST or USPS
+        raise UnreadableImage(f"black on white: the dataset is white on black {remedy}")
+    return gray
+
+
+def prepare_image(gray: np.ndarray, form: Form) -> np.ndarray:
+    """Return the digit in a picture (H, W) in the dataset's form: float32 in [0, 1].
+
+    :raises UnreadableImage: nothing stands out from the background, or several objects do.
+    """
+    ink = _ink(gray)
+    # A digit that is small on its page is searched again at a higher resolution, with a margin.
+    ink = _ink(gray[_box(ink, max(gray.shape) / max(ink.shape), margin=0.3)])
+    ink = ink[_box(ink)]
+    for axis in (0, 1):
+        if np.diff(np.flatnonzero((ink > 0.5).any(axis))).max(initial=0) > GAP * max(ink.shape):
+            raise UnreadableImage("several objects apart from each other (give one digit)")
+    digit = _resize(_thicken(_resize(ink, FINE * form.digit_size)), form.digit_size)
+    frame = np.zeros(form.image_size, np.float32)
+    frame[: digit.shape[0], : digit.shape[1]] = digit / digit.max()
+    center = ndimage.center_of_mass(digit) if form.centered == "mass" else np.divide(digit.shape, 2)
+    shift = np.round(np.divide(frame.shape, 2) - center)  # whole pixels, inside the frame
+    shift = shift.clip(0, np.subtract(frame.shape, digit.shape)).astype(int)
+    return np.roll(frame, tuple(shift), (0, 1))
+
+
+def _ink(gray: np.ndarray) -> np.ndarray:
+    """Return the share of ink in [0, 1] of each pixel of ``gray``, reduced to ``WORKING_SIZE``."""
+    image = Image.fromarray(gray)
+    image.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
+    gray = ndimage.gaussian_filter(np.asarray(image), max(image.size) / WORKING_SIZE)
+    (height, width), shorter = gray.shape, min(gray.shape)
+    for cut in range(0, max(1, shorter // 5), max(1, shorter // 25)):
+        inner = gray[cut : height - cut, cut : width - cut]
+        difference = np.pad(inner - _paper(inner), cut)
+        if np.mean(np.abs(difference) < CONTRAST) >= PAPER:
+            break
+    # 1.4826: from the median absolute deviation to the standard deviation of normal noise
+    least = max(CONTRAST, NOISE * 1.4826 * float(np.median(np.abs(difference))))
+    # Darker or brighter than the paper, whichever stands out more.
+    ink = max(difference, -difference, key=lambda d: float(np.square(d[d >= least]).sum())).clip(0)
+    if ink.max() < least:
+        raise UnreadableImage("nothing stands out from the background")
+    threshold = ink.max() / 2
+    for _ in range(10):  # the midpoint between the classes' means (Ridler and Calvard, 1978)
+        threshold = (ink[ink > threshold].mean() + ink[ink <= threshold].mean()) / 2
+    kept = _pieces(ink > max(threshold, least / 2))
+    # Below a quarter of full ink is paper; above three quarters is full ink.
+    soft = (2 * ink / np.median(ink[kept]) - 0.5).clip(0, 1)
+    return np.asarray(soft * ndimage.binary_dilation(kept, iterations=2))
+
+
+def _paper(gray: np.ndarray) -> np.ndarray:
+    """Fit a quadratic surface, the paper with its shadows, to the edge without its outliers."""
+    y, x = np.mgrid[-1 : 1 : gray.shape[0] * 1j, -1 : 1 : gray.shape[1] * 1j].astype(np.float32)
+    terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=2)
+    edge = np.flatnonzero(np.maximum(np.abs(x), np.abs(y)) > 0.98)  # a hundredth at each side
+    edge = edge[:: max(1, len(edge) // 1000)]
+    edge_terms, values = terms.reshape(-1, 6)[edge], gray.ravel()[edge]
+    inlier = np.abs(values - np.median(values)) < 0.25  # strokes may reach the edge
+    for _ in range(3):
+        surface = np.linalg.lstsq(edge_terms[inlier], values[inlier], rcond=None)[0]
+        residual = np.abs(values - edge_terms @ surface)
+        inlier = residual <= max(3 * float(np.median(residual)), 0.02)
+    return np.asarray(terms @ surface)
+
+
+def _pieces(strong: np.ndarray) -> np.ndarray:
+    """Select the connected pieces that may belong to a digit: no specks, no edge of a table."""
+    labels, count = ndimage.label(strong, np.ones((3, 3)))
+    sizes = np.bincount(labels[strong], minlength=count + 1)
+    inner = sizes.copy()
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        inner[np.bincount(side, minlength=count + 1) > 0.8 * len(side)] = 0
+    sizes = inner if inner.max() > (0.02 * max(strong.shape)) ** 2 else sizes  # more than dust
+    return np.asarray(strong & (sizes >= SPECK * sizes.max())[labels])
+
+
+def _box(ink: np.ndarray, scale: float = 1, margin: float = 0) -> tuple[slice, ...]:
+    """Return the box of the ink in a picture ``scale`` times as large, with a relative margin."""
+    box = ndimage.find_objects((ink > 0.5).astype(int))[0]
+    extra = margin * max(side.stop - side.start for side in box)
+    return tuple(
+        slice(max(0, round((s.start - extra) * scale)), round((s.stop + extra) * scale))
+        for s in box
+    )
+
+
+def _resize(image: np.ndarray, longer: int) -> np.ndarray:
+    height, width = (max(1, round(side * longer / max(image.shape))) for side in image.shape)
+    # Pillow averages over all source pixels of an output pixel.
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32).clip(0, 1)
+
+
+def _thicken(ink: np.ndarray) -> np.ndarray:
+    """Thicken strokes to ``STROKE``, at ``FINE`` pixels per output pixel."""
+    # The mean distance to the edge of a strip of width w is w / 4.
+    depth = ndimage.distance_transform_edt(np.pad(ink > 0.5, 1))
+    radius = (STROKE * FINE - 4 * depth[depth > 0].mean()) / 2
+    if radius < 1:
+        return ink
+    distance = ndimage.distance_transform_edt(np.pad(ink, int(radius)) <= 0.5)
+    return np.asarray((1 + radius - distance).clip(0, 1), dtype=np.float32)

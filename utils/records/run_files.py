@@ -1,0 +1,96 @@
+"""The files that a run owns, all named after its experiment, and the lock on that name."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UsageError
+from utils.records.files import file_lock
+
+#: Endings of the files that a training owns, after ``{exp_name}_``.
+OWNED = r"(resume\.pt|run\.json|history\.csv|curves\.png|checkpoint_(best|epoch_\d+)\.pt)"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Paths of the training run ``exp_name`` in ``folder``."""
+
+    folder: Path
+    exp_name: str
+
+    def path(self, ending: str) -> Path:
+        """Return the path of the file with this ending."""
+        return self.folder / f"{self.exp_name}_{ending}"
+
+    @property
+    def state(self) -> Path:
+        """What ``--resume`` continues from."""
+        return self.path("resume.pt")
+
+    @property
+    def record(self) -> Path:
+        """What ran, with which result (JSON)."""
+        return self.path("run.json")
+
+    @property
+    def history(self) -> Path:
+        """A row for each epoch (CSV)."""
+        return self.path("history.csv")
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint with the lowest validation loss."""
+        return self.path("checkpoint_best.pt")
+
+    def epoch_checkpoint(self, epoch: int) -> Path:
+        """The checkpoint of an epoch."""
+        return self.path(f"checkpoint_epoch_{epoch}.pt")
+
+    def existing(self) -> list[Path]:
+        """Return the files of this run that exist, sorted."""
+        owned = re.compile(re.escape(f"{self.exp_name}_") + OWNED)
+        return sorted(path for path in self.folder.iterdir() if owned.fullmatch(path.name))
+
+    def require_new(self) -> None:
+        """Refuse a name that is taken.
+
+        :raises UsageError: a file of this name exists.
+        """
+        existing = self.existing()
+        if self.state in existing:
+            raise self.taken(self.state, ", or --resume to continue that run")
+        if existing:
+            raise self.taken(existing[0])
+
+    def taken(self, path: Path, remedy: str = "") -> UsageError:
+        """Return the error for a name that ``path`` shows to be taken."""
+        return UsageError(
+            f"{self.exp_name!r} was trained before: {path} exists; give another --exp_name{remedy}"
+        )
+
+    def remove_temporary(self) -> None:
+        """Remove what a killed process left half written."""
+        name = re.compile(re.escape(f".{self.exp_name}_") + OWNED + r"\.[0-9a-f]{8}\.tmp")
+        for path in self.folder.iterdir():
+            if name.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the files of this run, the state last: until then it can be resumed."""
+        for path in sorted(self.existing(), key=lambda path: path == self.state):
+            path.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training under this name during the block.
+
+        :raises UsageError: another process trains under this name.
+        """
+        refusal = UsageError(
+            f"{self.exp_name!r} is being trained by another process now; wait for it, or give "
+            "another --exp_name"
+        )
+        with file_lock(self.path("resume.lock"), refusal):
+            yield

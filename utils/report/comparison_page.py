@@ -1,0 +1,176 @@
+"""The report of a comparison: a Markdown page, a CSV table and the bars of the chart."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from math import comb
+
+from utils.records.evaluation import metric_values
+from utils.report.tables import describe_settings, interval, markdown, title, with_deviation
+from utils.statistics.comparison import Difference, Entry, TestSet
+
+#: Metrics of the page's rankings, after the accuracy; the CSV has all of them.
+COLUMNS = ("balanced_accuracy", "f1", "cross_entropy", "brier", "expected_calibration_error")
+
+
+def comparison_page(test_sets: Sequence[TestSet], exp_name: str) -> str:
+    """Return the page: an overview if there are several test sets, then a section for each."""
+    parts = [f"# {exp_name}"]
+    if len(test_sets) > 1:
+        parts += _overview(test_sets)
+    parts.append(f"![test errors with intervals]({exp_name}_comparison.png)")
+    for test_set in test_sets:
+        parts += [f"## {test_set.name}", _ranking(test_set), *_differences(test_set)]
+        parts += ["Trained with", _settings(test_set)]
+    parts.append(
+        f"Made by `DJSW/compare.py`; `{exp_name}_comparison.json` names the evaluations, the "
+        "command and the code."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_csv(test_sets: Sequence[TestSet]) -> str:
+    """Return a row per entry with every metric: mean, interval and standard deviation.
+
+    Entries of several runs have an interval of the accuracy only.
+    """
+    rows = [
+        _csv_row(test_set, rank, entry)
+        for test_set in test_sets
+        for rank, entry in zip(test_set.ranks, test_set.entries, strict=True)
+    ]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def chart_rows(test_sets: Sequence[TestSet]) -> dict[str, list[tuple[str, float, float, float]]]:
+    """Return name, accuracy and interval of each entry, by test set."""
+    return {
+        test_set.name: [(entry.name, entry.accuracy, *entry.interval) for entry in test_set.entries]
+        for test_set in test_sets
+    }
+
+
+def _overview(test_sets: Sequence[TestSet]) -> list[str]:
+    """Return the accuracies of each network, or of each run if a network has several on one set."""
+    columns = [test_set.name for test_set in test_sets]
+    by_network: dict[str, dict[str, str]] = {}
+    by_entry: dict[str, dict[str, str]] = {}
+    for test_set in test_sets:
+        for rank, entry in zip(test_set.ranks, test_set.entries, strict=True):
+            text = _text(entry, "accuracy")
+            cell = f"{f'**{text}**' if rank == 1 else text} ({interval(entry.interval)})"
+            network = f"{entry.record['model']['name']} ({entry.record['username']})"
+            by_network.setdefault(network, {}).setdefault(test_set.name, cell)
+            by_entry.setdefault(entry.name, {})[test_set.name] = cell
+    entries = sum(len(test_set.entries) for test_set in test_sets)
+    unique = sum(map(len, by_network.values())) == entries
+    cells = by_network if unique else by_entry
+    rows = [[row, *(cells[row].get(name, "-") for name in columns)] for row in sorted(cells)]
+    return [
+        "Accuracy on each test set with its 95 % interval, the best of each column in bold.",
+        markdown(("network" if unique else "run", *columns), rows),
+        f"The {len(columns)} test sets differ, so nothing is ranked across them: "
+        f"{', '.join(columns)}.",
+    ]
+
+
+def _ranking(test_set: TestSet) -> str:
+    header = ["", "run", "network", "accuracy", "95 % interval", *map(title, COLUMNS)]
+    rows = [
+        [
+            str(rank),
+            entry.name,
+            entry.layers,
+            _text(entry, "accuracy"),
+            interval(entry.interval),
+            *(_text(entry, metric) for metric in COLUMNS),
+        ]
+        for rank, entry in zip(test_set.ranks, test_set.entries, strict=True)
+    ]
+    return markdown(header, rows)
+
+
+def _differences(test_set: TestSet) -> list[str]:
+    if not test_set.differences:
+        return []
+    tests = sum(each.mcnemar_p is not None for each in test_set.differences)
+    notes = ["Interval of the difference: paired bootstrap over images (and seeds)."]
+    if tests:
+        notes.append("p: McNemar's exact test.")
+    if tests > 1:
+        notes.append(f"Holm: corrected for the {tests} tests of this table.")
+    if tests < len(test_set.differences):
+        notes.append("McNemar's test compares single runs; for several seeds, see the interval.")
+    if len(test_set.differences) < comb(len(test_set.entries), 2):
+        notes.append("With this many entries, each is compared with the best one only.")
+    header = (
+        "A",
+        "B",
+        "A - B",
+        "95 % interval",
+        "only A correct",
+        "only B correct",
+        "p",
+        "p, Holm",
+    )
+    return [markdown(header, list(map(_difference_row, test_set.differences))), " ".join(notes)]
+
+
+def _difference_row(difference: Difference) -> tuple[str, ...]:
+    low, high = difference.interval
+    counts = (difference.only_first, difference.only_second)
+    return (
+        difference.first.name,
+        difference.second.name,
+        f"{difference.accuracy_difference:+.4f}",
+        f"{low:+.4f} to {high:+.4f}",
+        *("-" if count is None else str(count) for count in counts),
+        *map(_p_value, (difference.mcnemar_p, difference.holm_p)),
+    )
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return f"{p:.2g}" if p > 0 else "< 1e-300"
+
+
+def _settings(test_set: TestSet) -> str:
+    """Return a line for each set of training settings, with the entries that share it."""
+    lines: dict[str, list[str]] = {}
+    for entry in test_set.entries:
+        text = "unknown: a bare state dict"
+        if training := entry.record["training"]:
+            seeds = ", ".join(str(run.seed) for run in entry.runs)
+            text = describe_settings({**training["settings"], "seed": seeds})
+        lines.setdefault(text, []).append(entry.name)
+    return "\n".join(f"- {', '.join(names)}: {text}" for text, names in lines.items())
+
+
+def _csv_row(test_set: TestSet, rank: int, entry: Entry) -> Mapping[str, object]:
+    row: dict[str, object] = {
+        "dataset": test_set.dataset["name"],
+        "images_sha256": test_set.dataset["images_sha256"],
+        "labels_sha256": test_set.dataset["labels_sha256"],
+        "images": len(test_set.labels),
+        "rank": rank,
+        "name": entry.name,
+        "network": entry.layers,
+        "parameters": entry.record["model"]["parameters"],
+        "runs": len(entry.runs),
+    }
+    for metric in metric_values(entry.record):
+        row[metric], deviation = entry.mean_and_deviation(metric)
+        single = entry.record["intervals"][metric] if len(entry.runs) == 1 else (None, None)
+        ends = entry.interval if metric == "accuracy" else single
+        row[f"{metric}_low"], row[f"{metric}_high"] = ends
+        row[f"{metric}_sd"] = deviation
+    return row
+
+
+def _text(entry: Entry, metric: str) -> str:
+    return with_deviation(*entry.mean_and_deviation(metric))

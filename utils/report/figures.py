@@ -1,0 +1,197 @@
+"""Figures of training runs, evaluations, comparisons and predictions, as PNG files."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from utils.records.evaluation import CalibrationRecord
+from utils.records.files import atomic_write
+from utils.report.tables import percent
+
+#: Most errors in one figure: few enough to look at one by one.
+GALLERY = 32
+
+
+class EpochRow(TypedDict):
+    """What the curves show of an epoch."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+def save_curves(path: Path, title: str, history: Sequence[EpochRow]) -> None:
+    """Draw losses and validation accuracy by epoch, with the epoch of the lowest loss marked."""
+    epochs = [row["epoch"] for row in history]
+    best = min(history, key=lambda row: row["validation_loss"])
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    losses, accuracy = figure.subplots(1, 2)
+    losses.plot(epochs, [row["train_loss"] for row in history], ".-", label="training")
+    losses.plot(epochs, [row["validation_loss"] for row in history], ".-", label="validation")
+    losses.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    accuracy.plot(
+        epochs, [100 * row["validation_accuracy"] for row in history], ".-C1", label="validation"
+    )
+    accuracy.set(xlabel="epoch", ylabel="accuracy / %")
+    for axes in (losses, accuracy):
+        label = f"best epoch: {best['epoch']}"
+        axes.axvline(best["epoch"], color="0.6", linestyle=":", label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def save_confusion(
+    path: Path, title: str, confusion: Sequence[Sequence[int]], digits: Sequence[int]
+) -> None:
+    """Draw the number of images by true digit (row) and predicted digit (column).
+
+    Errors are colored by their proportion of the row.
+    """
+    counts = np.array(confusion)
+    rates = counts / counts.sum(1, keepdims=True).clip(1)
+    np.fill_diagonal(rates, 0)
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    largest = max(rates.max(), 0.01)
+    image = axes.imshow(rates, cmap="Reds", vmin=0, vmax=largest)
+    for row, column in np.argwhere(counts):
+        color = "white" if rates[row, column] > 0.6 * largest else "black"
+        weight = "bold" if row == column else "normal"
+        text = str(counts[row, column])
+        axes.text(column, row, text, ha="center", va="center", color=color, weight=weight)
+    axes.set(title=title, xlabel="predicted digit", ylabel="true digit")
+    axes.set_xticks(range(len(digits)), map(str, digits))
+    axes.set_yticks(range(len(digits)), map(str, digits))
+    bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1, decimals=1))
+    bar.set_label("errors, as a proportion of the true digit's images")
+    _save(figure, path)
+
+
+def save_errors(
+    path: Path,
+    title: str,
+    images: np.ndarray,
+    true: Sequence[int],
+    predicted: Sequence[int],
+    confidence: Sequence[float],
+) -> None:
+    """Draw misclassified images (N, H, W) with true digit, predicted digit and confidence."""
+    captions = [
+        f"{digit} taken for {other}\n{percent(probability)}"
+        for digit, other, probability in zip(true, predicted, confidence, strict=True)
+    ]
+    save_mosaic(path, title, images, captions, columns=8)
+
+
+def save_mosaic(
+    path: Path,
+    title: str,
+    images: np.ndarray,
+    captions: Sequence[str],
+    columns: int,
+    *,
+    beside: bool = False,
+) -> None:
+    """Draw images (N, H, W), white on black, each with its caption below or beside it.
+
+    Images are uint8, or floats in [0, 1].
+    """
+    count, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    # One canvas for all images: axes for each would take ten times as long.
+    pitch_y = round(height * (1.2 if beside else 1.5))
+    pitch_x = round(width * (2.4 if beside else 1.25))
+    lightest = 255 if images.dtype == np.uint8 else 1
+    canvas = np.full((rows * pitch_y, columns * pitch_x), lightest, images.dtype)
+    wide, tall = 1.04 * columns * pitch_x / width + 0.2, 1.04 * rows * pitch_y / height + 0.5
+    figure = Figure(figsize=(max(wide, 5), tall), layout="constrained")  # 5: room for the title
+    axes = figure.subplots()
+    style: dict[str, Any] = {"va": "top", "fontsize": 8, "parse_math": False}
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        y, x = number // columns * pitch_y, number % columns * pitch_x
+        x += 0 if beside else (pitch_x - width) // 2
+        canvas[y : y + height, x : x + width] = image
+        if beside:
+            axes.text(x + 1.05 * width, y, caption, ha="left", **style)
+        else:
+            axes.text(x + width / 2, y + height + 0.5, caption, ha="center", **style)
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=lightest)
+    axes.set_axis_off()
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def save_reliability(path: Path, title: str, bins: Sequence[CalibrationRecord]) -> None:
+    """Draw the accuracy in each bin of confidence with its 95 % interval, above the number of
+    images in it."""
+    figure = Figure(figsize=(5, 5.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = [row["above"] for row in bins]
+    widths = [row["up_to"] - row["above"] for row in bins]
+    accuracy = np.array([row["right"] / row["images"] for row in bins])
+    above.bar(edges, accuracy, widths, align="edge", color="C0", alpha=0.5, edgecolor="white")
+    above.plot([0, 1], [0, 1], color="0.4", linestyle="--", label="confidence = accuracy")
+    low, high = np.array([[row["low"], row["high"]] for row in bins]).T
+    above.errorbar(
+        [row["confidence"] for row in bins],
+        accuracy,
+        # Rounding may put an end on the wrong side of an accuracy of 0 or 1.
+        np.maximum([accuracy - low, high - accuracy], 0),
+        fmt="o",
+        markersize=4,
+        color="C3",
+        label="measured, 95 % interval",
+    )
+    above.set(title=title, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    above.legend(loc="upper left")
+    below.bar(edges, [row["images"] for row in bins], widths, align="edge", edgecolor="white")
+    below.set(xlabel="confidence: probability of the predicted digit", ylabel="images")
+    below.set_yscale("log")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_error_rates(
+    path: Path, title: str, groups: Mapping[str, Sequence[tuple[str, float, float, float]]]
+) -> None:
+    """Draw bars of test error rates, the best on top.
+
+    :param groups: for each test set (name, accuracy, low, high) of its entries.
+    """
+    lengths = [len(rows) for rows in groups.values()]
+    names = [row[0] for rows in groups.values() for row in rows]
+    size = 6 + 0.08 * max(map(len, names)), 1.2 + 0.9 * len(groups) + 0.35 * len(names)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title)
+    panels: list[Axes] = figure.subplots(
+        len(groups), 1, squeeze=False, height_ratios=[length + 1 for length in lengths]
+    )[:, 0].tolist()
+    for axes, (test_set, rows) in zip(panels, groups.items(), strict=True):
+        errors = 100 * (1 - np.array([row[1:] for row in rows]))
+        error, most, least = errors.T
+        ends = np.maximum([error - least, most - error], 0)
+        axes.barh(range(len(rows)), error, xerr=ends, color="C0", alpha=0.6, capsize=3)
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set(title=test_set, xlim=(0, None))
+        axes.grid(axis="x", alpha=0.3)
+    panels[-1].set_xlabel("test error rate / %, with 95 % intervals")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a file name in Chinese, say
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,1 @@
+"""Intervals of metrics, and comparisons of evaluations."""

@@ -1,0 +1,218 @@
+"""95 % intervals of metrics, and tests of the difference between two networks.
+
+They describe the uncertainty from the sampling of the test images. The uncertainty from the seed is
+included only where the function takes several runs.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+CONFIDENCE = 0.95
+#: Resampled test sets per interval: its ends then vary by less than 2 % of its width.
+RESAMPLES = 10_000
+#: Fixed, so that the same predictions give the same intervals.
+SEED = 0
+
+Interval = tuple[float, float]
+
+
+def wilson(correct: int, count: int) -> Interval:
+    """Return the interval of a proportion, such as the accuracy (Wilson, 1927).
+
+    It stays within [0, 1] and is not empty where none or all are correct; (0, 1) without images.
+
+    An example of Newcombe (1998), table I:
+
+    >>> [round(end, 4) for end in wilson(81, 263)]
+    [0.2553, 0.3662]
+    """
+    if count == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    proportion, spread = correct / count, z * z / count
+    middle = (proportion + spread / 2) / (1 + spread)
+    half = math.sqrt(proportion * (1 - proportion) * spread + spread * spread / 4) / (1 + spread)
+    # Exact where rounding would leave the end slightly off 0 or 1.
+    return (
+        max(0.0, middle - half) if correct else 0.0,
+        min(1.0, middle + half) if correct < count else 1.0,
+    )
+
+
+def mean_interval(values: np.ndarray) -> Interval:
+    """Return the interval of the mean of non-negative ``values`` (N,) by its standard error.
+
+    Both ends are NaN for fewer than two values.
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * values.std(ddof=1) / math.sqrt(len(values))
+    return max(0.0, float(values.mean() - half)), float(values.mean() + half)
+
+
+def percentile_interval(values: np.ndarray) -> np.ndarray:
+    """Return the percentile interval (…, 2) of resampled values (…, resamples)."""
+    tail = (1 - CONFIDENCE) / 2
+    return np.moveaxis(np.quantile(values, (tail, 1 - tail), axis=-1), 0, -1)
+
+
+def resample_confusion(confusion: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
+    """Return the confusion matrices (resamples, C, C) of resampled test sets.
+
+    Images are drawn with replacement within each class, so that each row of ``confusion`` (true
+    class by predicted class) is one multinomial draw.
+    """
+    random = np.random.default_rng(SEED)
+    draws = [
+        random.multinomial(row.sum(), row / max(row.sum(), 1), size=resamples) for row in confusion
+    ]
+    return np.stack(draws, axis=1)
+
+
+def metrics_from_confusion(counts: np.ndarray, digits: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the metrics of confusion matrices (…, C, C).
+
+    Arrays (…): the metrics of :func:`utils.metrics.classification` and
+    :func:`utils.metrics.label_distance`, with the same definitions.
+    Arrays (…, C): ``class_precision``, ``class_recall`` and ``class_f1``.
+    """
+    counts = counts.astype(np.float64)
+    correct = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, predicted = counts.sum(-1), counts.sum(-2)
+    total = true.sum(-1)
+    precision, recall = _ratio(correct, predicted), _ratio(correct, true)
+    f1 = _ratio(2 * correct, true + predicted)
+    weights = true / total[..., None]
+    quantities = np.array(digits, dtype=np.float64)
+    distance = np.subtract.outer(quantities, quantities)
+    mse = (counts * distance**2).sum((-2, -1)) / total
+    mean = (weights * quantities).sum(-1, keepdims=True)
+    variance = (weights * (quantities - mean) ** 2).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Where all images are of one digit, scikit-learn returns 1 without errors, else 0.
+        r2 = np.where(variance > 0, 1 - mse / variance, np.where(mse > 0, 0.0, 1.0))
+    return {
+        "accuracy": correct.sum(-1) / total,
+        "balanced_accuracy": recall.sum(-1) / (true > 0).sum(-1),
+        "precision": precision.mean(-1),
+        "recall": recall.mean(-1),
+        "f1": f1.mean(-1),
+        "weighted_precision": (weights * precision).sum(-1),
+        "weighted_recall": (weights * recall).sum(-1),
+        "weighted_f1": (weights * f1).sum(-1),
+        "mse": mse,
+        "rmse": np.sqrt(mse),
+        "mae": (counts * np.abs(distance)).sum((-2, -1)) / total,
+        "r2": np.where(total > 1, r2, math.nan),
+        "class_precision": precision,
+        "class_recall": recall,
+        "class_f1": f1,
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return ``part / whole``, 0 where ``whole`` is 0."""
+    ratio: np.ndarray = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return ratio
+
+
+def calibration_error_interval(
+    bins: np.ndarray, gaps: np.ndarray, classes: np.ndarray, resamples: int = 1000
+) -> Interval:
+    """Return the interval of the expected calibration error.
+
+    Sampling biases this error upward, and resampling does so again, so the resampled values are
+    reflected at the measured one (basic bootstrap: Davison and Hinkley, 1997, section 5.2). Near
+    zero the interval is too optimistic: for perfectly calibrated networks two of three intervals
+    reach down to (practically) zero. Each image is drawn: 1000 resamples of MNIST 4-9 take 0.08 s.
+
+    :param bins: bins (N,) from :func:`utils.metrics.confidence_gaps`.
+    :param gaps: gaps (N,) from the same function.
+    :param classes: the true classes (N,).
+    """
+    random = np.random.default_rng(SEED)
+    width = int(bins.max()) + 1
+    sums = np.zeros((resamples, width))
+    for number in np.unique(classes):
+        members = np.flatnonzero(classes == number)
+        drawn = members[random.integers(0, len(members), (resamples, len(members)))]
+        cells = bins[drawn] + width * np.arange(resamples)[:, None]
+        sums += np.bincount(cells.ravel(), gaps[drawn].ravel(), sums.size).reshape(sums.shape)
+    low, high = percentile_interval(np.abs(sums).sum(1) / len(gaps))
+    measured = float(np.abs(np.bincount(bins, gaps)).sum() / len(gaps))
+    low, high = 2 * measured - high, 2 * measured - low
+    return max(0.0, min(float(low), measured)), max(float(high), measured)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test, in [0, 1]; 1 without such images.
+
+    If two networks are equally good, the images that only one of them predicts correctly split
+    between them as Binomial(n, 1/2) (McNemar, 1947). Below about 1e-323 the result is 0: that takes
+    over 1070 such images.
+
+    :param only_first: images that only the first network predicts correctly.
+    :param only_second: images that only the second network predicts correctly.
+    """
+    from scipy.stats import binomtest  # half a second, and only comparisons need it
+
+    count = only_first + only_second
+    return float(binomtest(min(only_first, only_second), count).pvalue) if count else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for multiple tests, which keeps the family-wise error rate
+    (Holm, 1979)."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, number in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = largest
+    return adjusted
+
+
+def accuracy_interval(correct: np.ndarray, classes: np.ndarray) -> Interval:
+    """Return the interval of the mean accuracy of several runs.
+
+    :param correct: whether each prediction is correct, bool (runs, N).
+    :param classes: the true classes (N,).
+    """
+    (accuracy,) = _resampled_accuracies([correct], classes)
+    low, high = percentile_interval(accuracy)
+    return float(low), float(high)
+
+
+def difference_interval(first: np.ndarray, second: np.ndarray, classes: np.ndarray) -> Interval:
+    """Return the interval of the difference of two accuracies, by a paired bootstrap.
+
+    Images are resampled within each class. Of several runs with different seeds, the runs are
+    resampled too, so that the interval covers other test sets and other seeds.
+
+    :param first: whether each prediction of the first network is correct, bool (runs, N).
+    :param second: the same for the second network, bool (its runs, N).
+    :param classes: the true classes (N,).
+    """
+    accuracy, other = _resampled_accuracies([first, second], classes)
+    low, high = percentile_interval(accuracy - other)
+    return float(low), float(high)
+
+
+def _resampled_accuracies(groups: list[np.ndarray], classes: np.ndarray) -> list[np.ndarray]:
+    """Return the mean accuracy (resamples,) of each group, on the same resampled images."""
+    random = np.random.default_rng(SEED)
+    correct = np.concatenate(groups)
+    sums = np.zeros((RESAMPLES, len(correct)))
+    for number in np.unique(classes):
+        # One cell for all images that the same runs predict correctly: far fewer draws than images.
+        patterns, counts = np.unique(correct[:, classes == number], axis=1, return_counts=True)
+        drawn = random.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
+        sums += drawn @ patterns.T.astype(np.float64)
+    accuracies = []
+    for part in np.split(sums / len(classes), np.cumsum([len(g) for g in groups[:-1]]), axis=1):
+        runs = part.shape[1]
+        weights = random.multinomial(runs, [1 / runs] * runs, size=RESAMPLES)
+        accuracies.append((part * weights).sum(1) / runs)
+    return accuracies
