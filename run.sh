@@ -1,19 +1,20 @@
 #!/bin/bash
-# One batch script for all runs, never edited: options go to sbatch, flags to DJSW/main.py.
+# Slurm batch script for all runs, without editing: options go to sbatch, flags to DJSW/main.py.
 #
 #   bash run.sh --check --username sigurd --exp_name smlp --output_dir weights/SMLP --train
 #   sbatch run.sh --username sigurd --exp_name smlp --output_dir weights/SMLP --train
-#   sbatch --array=0-9 run.sh …            ten seeds; the task's number is added to seed and name
+#   sbatch --array=0-9 run.sh …            ten seeds; the task number is added to seed and name
 #   sbatch --partition=standard-g --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 run.sh …
 #   sbatch run.sh DJSW/reproduce.py …      another command than DJSW/main.py
 #
-# From the environment: SBATCH_ACCOUNT; DJSW_CONTAINER, an image, or "none" for the project's own
-# environment; DJSW_MAX_RESTARTS, how often a job at its time limit goes back to the queue (20).
-# docs/lumi.md goes through it step by step. Facts about LUMI are from https://docs.lumi-supercomputer.eu
-# and https://github.com/Lumi-supercomputer/LUMI-AI-Guide (November 2026).
+# Environment variables: SBATCH_ACCOUNT; DJSW_CONTAINER, an image, or "none" for the project's own
+# environment; DJSW_MAX_RESTARTS, how often a job at its time limit is requeued (20).
+# docs/lumi.md explains it step by step. Facts about LUMI are from
+# https://docs.lumi-supercomputer.eu and https://github.com/Lumi-supercomputer/LUMI-AI-Guide
+# (November 2026).
 
-# One GCD (half an MI250X, which Slurm counts as a GPU) with the 7 cores and 60 GB that belong to
-# it; more of either is billed as more GCDs.
+# One GCD (half an MI250X, which Slurm counts as a GPU) with its 7 cores and 60 GB; more of either is
+# billed as more GCDs.
 #SBATCH --job-name=djsw
 #SBATCH --partition=small-g
 #SBATCH --nodes=1
@@ -21,21 +22,21 @@
 #SBATCH --cpus-per-task=7
 #SBATCH --mem-per-gpu=60G
 #SBATCH --time=01:00:00
-# In the folder of submission, which exists; below it goes on in reports/. Were reports/ named here
-# and missing, the job would die without a word.
+# The log starts in the submission folder, which exists, and is moved to reports/ below: with a
+# missing reports/ here, the job would fail without a message.
 #SBATCH --output=%x_%j.log
 #SBATCH --open-mode=append
-# Two minutes before its time is up the job is told so: this shell only (B), which passes it on.
+# Signal two minutes before the time limit, sent to this shell only (B), which forwards it.
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 
-# From the first line on: a shell dies of an untrapped USR1 without a word.
+# Set first, since an untrapped USR1 ends a shell without a message.
 step=
 warned=
 trap 'warned=yes; [[ $step ]] && kill -USR1 "$step" 2>/dev/null' USR1
 trap '[[ $step ]] && kill -TERM "$step" 2>/dev/null' TERM
 
-# Pinned: lumi-multitorch-latest.sif moves.
+# Pinned, since lumi-multitorch-latest.sif changes.
 image=lumi-multitorch-u24r70f21m50t210-20260415_130625
 container=${DJSW_CONTAINER:-/appl/local/laifs/containers/$image/lumi-multitorch-full-${image#lumi-multitorch-}.sif}
 max_restarts=${DJSW_MAX_RESTARTS:-20}
@@ -58,28 +59,28 @@ if [[ -z $check && -z $batch && (-z ${SLURM_JOB_ID:-} || -n ${SLURM_STEP_ID:-}) 
     fail "run.sh is for the queue; type  sbatch run.sh$typed  (without Slurm:  uv run DJSW/main.py$typed)"
 fi
 
-# The copy lies in Slurm's spool, so the repository is where sbatch was typed.
+# The copy is in Slurm's spool folder; the repository is the submission folder.
 [[ $batch ]] && { cd "$SLURM_SUBMIT_DIR" || exit 2; }
 [[ -f DJSW/main.py && -f run.sh ]] || fail "$PWD is not the repository; cd to it, then sbatch run.sh$typed"
 [[ -d reports ]] || fail "$PWD has no folder reports for the log; mkdir reports"
 
 if [[ -z $check ]]; then
-    # sbatch typed within another job hands that one's variables on: Slurm itself knows better.
-    known=$(scontrol show job "$SLURM_JOB_ID")
-    [[ $known == *" ArrayJobId=${SLURM_ARRAY_JOB_ID:-} "* ]] || unset SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID
+    # sbatch within another job passes on that job's variables, so ask Slurm.
+    description=$(scontrol show job "$SLURM_JOB_ID")
+    [[ $description == *" ArrayJobId=${SLURM_ARRAY_JOB_ID:-} "* ]] || unset SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID
     [[ ${SLURM_MEM_PER_GPU:-} ]] && unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE
     restart=0
-    [[ $known =~ Restarts=([0-9]+) ]] && restart=${BASH_REMATCH[1]}
+    [[ $description =~ Restarts=([0-9]+) ]] && restart=${BASH_REMATCH[1]}
     export SLURM_RESTART_COUNT=$restart
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     log=reports/${SLURM_JOB_NAME}_${job:-$SLURM_JOB_ID}.log
     slurm_log=${SLURM_JOB_NAME}_$SLURM_JOB_ID.log
-    if [[ -f $slurm_log ]]; then                  # not there where sbatch --output names another
-        [[ -f $log && ! -L $log ]] && cat "$log" # of before the restart
-        # Slurm's own messages follow the file. Where reports/ is on another disk, it only links.
+    if [[ -f $slurm_log ]]; then                  # missing if sbatch --output was given
+        [[ -f $log && ! -L $log ]] && cat "$log" # from before the restart
+        # Hard link, so that Slurm's own messages reach it; a symbolic one if reports/ is on another disk.
         if ln -fT "$slurm_log" "$log" 2>/dev/null; then rm "$slurm_log"; else ln -sfT "$PWD/$slurm_log" "$log"; fi
     else
-        [[ $known =~ StdOut=([^$'\n']+) ]] && log=${BASH_REMATCH[1]}
+        [[ $description =~ StdOut=([^$'\n']+) ]] && log=${BASH_REMATCH[1]}
     fi
 fi
 
@@ -91,14 +92,14 @@ if [[ $cluster == lumi && -z $account ]]; then
 fi
 
 if [[ -f $container ]]; then
-    # Without the bindings the container does not see /scratch, /project and /flash.
+    # The bindings make /scratch, /project and /flash visible in the container.
     if type -t module >/dev/null; then
         module purge
         module use /appl/local/laifs/modules
         module load lumi-aif-singularity-bindings || fail "the module lumi-aif-singularity-bindings does not load"
     fi
-    command -v singularity >/dev/null || fail "no singularity here to run $container with"
-    python=(singularity run "$container" python) # exec would skip the image's own start-up
+    command -v singularity >/dev/null || fail "no singularity to run $container with; set DJSW_CONTAINER=none for the project's own environment"
+    python=(singularity run "$container" python) # exec would skip the image's start-up script
 elif [[ $container != none && (-n ${DJSW_CONTAINER:-} || $cluster == lumi) ]]; then
     fail "no container $container; ls /appl/local/laifs/containers and export DJSW_CONTAINER=…, or none for the project's own environment"
 else
@@ -106,14 +107,14 @@ else
     python=(python3)
     [[ -x .venv/bin/python ]] && python=(.venv/bin/python)
     "${python[@]}" -c 'import importlib.util as u; exit(not all(map(u.find_spec, ("torch", "h5py", "sklearn"))))' ||
-        fail "no container, and $(command -v "${python[0]}") has not all that DJSW needs; uv sync, or export DJSW_CONTAINER=…"
+        fail "no container, and $(command -v "${python[0]}") lacks packages that DJSW needs; uv sync, or export DJSW_CONTAINER=…"
 fi
 
-# Networks this small are slower on several threads.
+# Networks this small are slower with several threads.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# Packages in ~/.local would go before the container's.
+# Packages in ~/.local would shadow the container's.
 export PYTHONNOUSERSITE=1
-# A line is in the log when it is printed.
+# Without buffering, the log is up to date.
 export PYTHONUNBUFFERED=1
 
 script=DJSW/main.py
@@ -129,7 +130,7 @@ if [[ $check ]]; then
     echo "account     ${account:-none}"
     echo "container   $container"
     "${python[@]}" "$script" "${flags[@]}" --check || exit
-    # Would the queue take it? Nothing is queued.
+    # Asks whether Slurm would accept the job, without submitting it.
     if command -v sbatch >/dev/null; then sbatch --test-only "$0" || exit 2; fi
     echo "to submit   sbatch run.sh$typed"
     exit
@@ -142,10 +143,10 @@ gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
 if [[ $script == DJSW/main.py && ${SLURM_ARRAY_TASK_ID:-} ]]; then
     flags+=(--array_task "$SLURM_ARRAY_TASK_ID")
 fi
-# A restart goes on with what this job had begun; else a name that is taken is an error.
+# A restart resumes what this job started; otherwise a name that is taken is an error.
 [[ $trains && $restart -gt 0 ]] && grep -qs '^device      ' "$log" && flags+=(--resume)
 
-# For the record, from here: the container may lack git, and Slurm forgets the script.
+# For the record: the container may lack git, and Slurm does not keep the script.
 private=$(mktemp -d "/tmp/djsw_${SLURM_JOB_ID}_XXXXXX")
 commit=$(git -c safe.directory="$PWD" rev-parse HEAD 2>/dev/null)
 {
@@ -157,21 +158,21 @@ commit=$(git -c safe.directory="$PWD" rev-parse HEAD 2>/dev/null)
 cp "$0" "$private/run.sh"
 export DJSW_BATCH_SCRIPT=$private/run.sh DJSW_GIT=$private/git
 
-# MIOpen's database breaks on Lustre when processes share it: one a node, in its memory.
+# MIOpen's database breaks when shared on Lustre: one per node, in memory.
 export MIOPEN_USER_DB_PATH=$private/miopen
 export MIOPEN_CUSTOM_CACHE_DIR=$MIOPEN_USER_DB_PATH
-# Since Slurm 22.05 srun takes no --cpus-per-task from sbatch.
+# Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-# scontrol does not exist in the container, where DJSW reads the rest of Slurm's variables.
+# The container has no scontrol; there DJSW reads Slurm's other variables.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR
-# RCCL's connections go over Slingshot (as in the LUMI AI guide's multi-node examples).
+# RCCL connects over Slingshot (as in the LUMI AI guide's multi-node examples).
 [[ -e /sys/class/net/hsn0 ]] && export NCCL_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
-# Several nodes hang now and then with libfabric's default way to watch memory.
+# Several nodes occasionally hang with libfabric's default memory monitor.
 [[ $SLURM_JOB_NUM_NODES -gt 1 ]] && export FI_MR_CACHE_MONITOR=userfaultfd
 bind=()
 if [[ $cluster == lumi && ${SLURM_GPUS_ON_NODE:-} == 8 && $ranks == $((8 * SLURM_JOB_NUM_NODES)) ]]; then
-    # The cores next to each GCD, in the order of the GCDs; they are all ours on a full node only.
+    # The cores next to each GCD, in the order of the GCDs; only a full node has them all.
     bind=("--cpu-bind=mask_cpu:0x00fe000000000000,0xfe00000000000000,0x0000000000fe0000,0x00000000fe000000,0x00000000000000fe,0x000000000000fe00,0x000000fe00000000,0x0000fe0000000000")
 fi
 
@@ -181,11 +182,11 @@ echo "commit      ${commit:-unknown}"
 echo "container   $container"
 echo "command     $script$(printf ' %q' "${flags[@]}")"
 
-# shellcheck disable=SC2016 # the variable is the node's
+# shellcheck disable=SC2016 # expanded on the node
 srun --ntasks="$ranks" --kill-on-bad-exit=1 "${bind[@]}" \
     bash -c 'mkdir -p "$MIOPEN_USER_DB_PATH" && exec "$@"' step "${python[@]}" "$script" "${flags[@]}" &
 step=$!
-# A signal ends a wait. The warning is repeated, since srun passes none on while it starts.
+# A signal interrupts wait. USR1 is repeated, since srun forwards none while it starts.
 while kill -0 "$step" 2>/dev/null; do
     if [[ $warned ]]; then
         sleep 2
@@ -198,21 +199,21 @@ wait "$step"
 status=$?
 rm -rf "$private"
 
-# 75 says stopped by SIGUSR1, state saved. It may read otherwise where srun, having seen one rank
-# end, killed another that was about to; 1 and 2 are errors, which would come again.
+# 75 is "stopped by SIGUSR1, state saved". The status can differ if srun, having seen one rank end,
+# killed another one; 1 and 2 are errors, which would recur.
 if [[ $status == 75 || ($warned && $status -gt 2) ]]; then
     if [[ $status != 75 && -z $trains ]]; then
-        echo "error: time was up, and only a training goes on where it was; sbatch --time=… gives more" >&2
+        echo "error: time limit reached, and only training can resume; give more with sbatch --time=…" >&2
     elif [[ $restart -ge $max_restarts ]]; then
-        echo "error: not put back into the queue after $restart restarts; --resume goes on" >&2
+        echo "error: not requeued after $restart restarts; continue with --resume" >&2
     elif scontrol requeue "$SLURM_JOB_ID"; then
-        echo "time is up  back to the queue for restart $((restart + 1)) of $max_restarts"
+        echo "time limit  requeued for restart $((restart + 1)) of $max_restarts"
         exit
     else
-        echo "error: Slurm did not put it back into the queue; --resume goes on" >&2
+        echo "error: Slurm did not requeue the job; continue with --resume" >&2
     fi
 elif [[ $status == 137 ]]; then
-    echo "error: a process was killed (status 137), perhaps for lack of memory: sacct -j $SLURM_JOB_ID -o State,MaxRSS; a training goes on with --resume" >&2
+    echo "error: a process was killed (status 137), perhaps out of memory: sacct -j $SLURM_JOB_ID -o State,MaxRSS; training continues with --resume" >&2
 elif [[ $status != 0 ]]; then
     echo "error: the run ended with status $status; its own message is above" >&2
 fi

@@ -1,31 +1,25 @@
-"""What ``train_model`` and ``evaluate_model`` take: the flags of ``DJSW/main.py``, typed."""
+"""The flags of ``DJSW/main.py``, typed: what ``train_model`` and ``evaluate_model`` take."""
 
 from argparse import ArgumentTypeError
-from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from DJSW.pipelines import DATASETS, PEOPLE
-from DJSW.recipes import RECIPES
+from DJSW.recipes import RECIPES, Recipe
 from utils import cli
 from utils.errors import UsageError
 
-DEVICES = ("auto", "cpu", "cuda")
-_CHOICES: dict[str, Collection[str]] = {
-    "username": PEOPLE,
-    "dataset": DATASETS,
-    "recipe": RECIPES,
-    "device": DEVICES,
-}
-_PARSERS = {
-    "exp_name": cli.experiment_name,
-    "num_epochs": cli.positive_int,
-    "batch_size": cli.positive_int,
-    "lr": cli.positive_float,
-    "seed": cli.seed,
-    "patience": cli.positive_int,
-}
+_OF_RECIPE = "default: the recipe's; standard has"
+
+
+def _flag(help: str, default: Any = MISSING, **options: Any) -> Any:
+    """Return a field that is a flag; ``options`` are those of ``add_argument``."""
+    return field(default=default, metadata={"help": help, **options})
+
+
+def _people() -> str:
+    return ", ".join(f"{name} ({p.model_name}, {p.dataset})" for name, p in PEOPLE.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,31 +29,37 @@ class Arguments:
     :raises UsageError: a value is not one that the flag takes.
     """
 
-    username: str
-    exp_name: str
-    output_dir: str | Path
-    dataset: str | None = None
-    device: str = "auto"
+    username: str = _flag(f"whose network: {_people()}", choices=PEOPLE)
+    exp_name: str = _flag("name of its files", type=cli.experiment_name)
+    output_dir: str | Path = _flag("existing folder for its files")
+    dataset: str | None = _flag(
+        "other digits than the person's; in an evaluation only a bare state dict needs it",
+        None,
+        choices=DATASETS,
+    )
+    device: str = _flag(
+        "default auto: a GPU where there is one", "auto", choices=("auto", "cpu", "cuda")
+    )
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
+        for each in fields(self):
+            value, options = getattr(self, each.name), each.metadata
             if value is None:
                 continue
-            if name in _CHOICES and value not in _CHOICES[name]:
-                raise UsageError(f"--{name} {value!r}: choose from {', '.join(_CHOICES[name])}")
+            if value not in options.get("choices", [value]):
+                names = ", ".join(options["choices"])
+                raise UsageError(f"--{each.name}: {value!r} is unknown (choose from {names})")
             try:
-                if name in _PARSERS:
-                    _PARSERS[name](str(value))
+                options.get("type", str)(str(value))
             except ArgumentTypeError as error:
-                raise UsageError(f"--{name}: {error}") from None
+                raise UsageError(f"--{each.name}: {error}") from None
 
     @classmethod
     def of(cls, args: Any) -> Self:
         """Read the fields from the attributes of ``args``; a missing one has its default."""
         if isinstance(args, cls):
             return args
-        names = [field.name for field in fields(cls) if hasattr(args, field.name)]
+        names = [each.name for each in fields(cls) if hasattr(args, each.name)]
         try:
             return cls(**{name: getattr(args, name) for name in names})
         except TypeError as error:
@@ -67,27 +67,49 @@ class Arguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArguments(Arguments):
-    """The flags of a training; None takes the recipe's value.
+class EvaluateArguments(Arguments):
+    """The flags of an evaluation."""
 
-    :ivar load_checkpoint: weights to start from.
-    """
-
-    load_checkpoint: str | Path | None = None
-    recipe: str = "standard"
-    num_epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    seed: int = 42
-    patience: int | None = None
-    resume: bool = False
+    load_checkpoint: str | Path = _flag(
+        "weights to evaluate, or with --train to start from: a checkpoint or a state dict",
+        metavar="FILE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(Arguments):
-    """The flags of an evaluation.
+class TrainArguments(Arguments):
+    """The flags of a training; None takes the recipe's value."""
 
-    :ivar load_checkpoint: weights to evaluate.
-    """
+    load_checkpoint: str | Path | None = _flag("weights to start from", None, metavar="FILE")
+    recipe: str = _flag(
+        "how to train; default standard: Adam and nothing else", "standard", choices=RECIPES
+    )
+    num_epochs: int | None = _flag(
+        f"{_OF_RECIPE} {Recipe.num_epochs}, on USPS 100", None, type=cli.positive_int
+    )
+    batch_size: int | None = _flag(f"{_OF_RECIPE} {Recipe.batch_size}", None, type=cli.positive_int)
+    lr: float | None = _flag(
+        f"(maximum) learning rate; {_OF_RECIPE} {Recipe.lr}", None, type=cli.positive_float
+    )
+    seed: int = _flag(
+        "of the weights, the order of the images and augmentation; default 42", 42, type=cli.seed
+    )
+    patience: int | None = _flag(
+        "stop after so many epochs without a better validation loss; default: never",
+        None,
+        type=cli.positive_int,
+        metavar="EPOCHS",
+    )
+    resume: bool = _flag(
+        "continue the run of this name from its saved state, if there is one", False
+    )
 
-    load_checkpoint: str | Path
+
+def add_flag(parser: Any, each: "Field[Any]", *, required: bool = True) -> None:
+    """Add a field to an argparse parser or group."""
+    options: dict[str, Any] = {"default": each.default, **each.metadata}
+    if each.default is MISSING:
+        options |= {"default": None, "required": required}
+    if each.default is False:
+        options["action"] = "store_true"
+    parser.add_argument(f"--{each.name}", **options)

@@ -17,6 +17,8 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
+from typing import Any
 
 from DJSW import recipes
 from DJSW.arguments import EvaluateArguments, TrainArguments
@@ -24,16 +26,9 @@ from DJSW.pipelines import DATASETS, PEOPLE, identify_checkpoint
 from utils.cli import Parser, output_flags, run_command
 from utils.distributed.environment import require_single_process
 from utils.errors import UsageError
+from utils.records import files
 from utils.records.evaluation import read_evaluation
-from utils.records.files import (
-    ROOT,
-    atomic_write,
-    exclusive_output,
-    find_folder,
-    find_path,
-    relative_to_root,
-    sha256_of,
-)
+from utils.records.files import ROOT, sha256_of
 from utils.records.provenance import code_provenance, write_json
 from utils.records.run import read_run
 from utils.report.comparison_page import chart_rows, comparison_csv, comparison_page
@@ -43,22 +38,14 @@ from utils.statistics.comparison import TestSet, rank_by_test_set
 def parser() -> Parser:
     """Return the parser."""
     flags = Parser("Rank evaluations by test set, and test which differences are real.")
-    flags.add_argument(
-        "evaluations",
-        nargs="*",
-        metavar="EVALUATION",
-        help="a …_metrics.json, a folder of them, or a checkpoint, which is evaluated first",
-    )
-    flags.add_argument(
-        "--dataset", choices=DATASETS, help="test set for the checkpoints; default: their own"
-    )
-    flags.add_argument(
-        "--everyone",
-        action="store_true",
-        help="every network on every dataset: loads, or trains, weights/NETWORK/network_EXP_NAME…",
-    )
+    add = flags.add_argument
+    evaluations = "a …_metrics.json, a folder of them, or a checkpoint, which is evaluated first"
+    add("evaluations", nargs="*", metavar="EVALUATION", help=evaluations)
+    add("--dataset", choices=DATASETS, help="test set for the checkpoints; default: their own")
+    every = "every network on every dataset: loads, or trains, weights/NETWORK/network_EXP_NAME…"
+    add("--everyone", action="store_true", help=every)
     output_flags(flags, "comparison")
-    flags.add_argument("--check", action="store_true", help="only check the command")
+    add("--check", action="store_true", help="only check the command")
     return flags
 
 
@@ -68,35 +55,34 @@ def command(args: argparse.Namespace) -> None:
     :raises UsageError: a file is no evaluation, or damaged; or the name is taken.
     """
     require_single_process()
-    folder = find_folder(args.output_dir, "--output_dir")
-    record_file = folder / f"{args.exp_name}_comparison.json"
+    folder = files.find_folder(args.output_dir, "--output_dir")
+    exp_name = args.exp_name or args.default_name
+    record_file = folder / f"{exp_name}_comparison.json"
     taken = UsageError(
-        f"{args.exp_name!r} was compared before: {record_file} exists; give another --exp_name"
+        f"{exp_name!r} was compared before: {record_file} exists; give another --exp_name"
     )
     if record_file.exists():
         raise taken
-    paths = everyone(args.exp_name, folder, check=args.check) if args.everyone else []
+    paths = everyone(exp_name, folder, check=args.check) if args.everyone else []
     for found in [resolve(given, folder, args.dataset) for given in args.evaluations]:
-        if isinstance(found, EvaluateArguments):
-            found = [evaluated(found, check=args.check)]
-        paths += found
+        paths += found if isinstance(found, list) else [evaluated(found, check=args.check)]
     paths = list(dict.fromkeys(paths))
     if args.check:
-        for path in paths:
-            if path.exists():
-                read_evaluation(path)
+        for path in filter(Path.exists, paths):
+            read_evaluation(path)
         print("checked     this command would run")
         return
     compared = rank_by_test_set([read_evaluation(path) for path in paths])
-    files = [{"file": relative_to_root(path), "sha256": sha256_of(path)} for path in paths]
     record = {
-        "exp_name": args.exp_name,
-        "evaluations": files,
+        "exp_name": exp_name,
+        "evaluations": [
+            {"file": files.relative_to_root(path), "sha256": sha256_of(path)} for path in paths
+        ],
         "test_sets": [test_set.record() for test_set in compared],
         "session": code_provenance(),
     }
-    with exclusive_output(record_file, taken):
-        save(compared, args.exp_name, folder)
+    with files.exclusive_output(record_file, taken):
+        save(compared, exp_name, folder)
         write_json(record_file, record, exclusive=True)
 
 
@@ -104,15 +90,13 @@ def save(compared: Sequence[TestSet], exp_name: str, folder: Path) -> None:
     """Write the page, the table and the chart, and print the page."""
     from utils.report.figures import save_error_rates
 
-    page = comparison_page(compared, exp_name)
-    files = {ending: folder / f"{exp_name}_comparison.{ending}" for ending in ("md", "csv", "png")}
-    for ending, text in (("md", page), ("csv", comparison_csv(compared))):
-        with atomic_write(files[ending]) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    save_error_rates(files["png"], f"{exp_name}: test errors", chart_rows(compared))
-    print(page)
-    for what, ending in (("page", "md"), ("table", "csv"), ("chart", "png")):
-        print(f"{what:<11} {files[ending]}")
+    page, table, chart = (folder / f"{exp_name}_comparison.{end}" for end in ("md", "csv", "png"))
+    text = comparison_page(compared, exp_name)
+    for path, content in ((page, text), (table, comparison_csv(compared))):
+        with files.atomic_write(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    save_error_rates(chart, f"{exp_name}: test errors", chart_rows(compared))
+    print(f"{text}\npage        {page}\ntable       {table}\nchart       {chart}")
 
 
 def resolve(given: str, folder: Path, dataset: str | None) -> list[Path] | EvaluateArguments:
@@ -120,7 +104,7 @@ def resolve(given: str, folder: Path, dataset: str | None) -> list[Path] | Evalu
 
     :raises UsageError: there is no such path, nothing in it, or something else.
     """
-    path = find_path(given, "EVALUATION")
+    path = files.find_path(given, "EVALUATION")
     if path.is_dir():
         paths = sorted(path.glob("*_metrics.json"))
         if not paths:
@@ -132,15 +116,12 @@ def resolve(given: str, folder: Path, dataset: str | None) -> list[Path] | Evalu
         raise UsageError(f"{path} cannot be compared; give its …_metrics.json")
     from utils.records.checkpoint import load_checkpoint
 
-    username, its_dataset = identify_checkpoint(load_checkpoint(path), dataset)
+    username, own = identify_checkpoint(load_checkpoint(path), dataset)
     # Checkpoints of one name lie in several folders.
     stem = re.sub(r"[^A-Za-z0-9_]+", "_", path.stem.replace("_checkpoint_", "_"))[:60]
+    exp_name = f"{stem}_{sha256_of(path)[:8]}_on_{own}"
     return EvaluateArguments(
-        username=username,
-        exp_name=f"{stem}_{sha256_of(path)[:8]}_on_{its_dataset}",
-        output_dir=folder,
-        load_checkpoint=path,
-        dataset=its_dataset,
+        username=username, exp_name=exp_name, output_dir=folder, load_checkpoint=path, dataset=own
     )
 
 
@@ -154,28 +135,23 @@ def everyone(exp_name: str, folder: Path, *, check: bool) -> list[Path]:
     :raises UsageError: there is a run of that name with other settings.
     """
     paths = []
-    for username, person in PEOPLE.items():
+    for username, dataset in product(PEOPLE, DATASETS):
+        person = PEOPLE[username]
+        name = f"{person.model_name.lower()}_{exp_name}"
+        name += f"_{dataset}" * (dataset != person.dataset)
         weights = ROOT / "weights" / person.model_name
-        for dataset in DATASETS:
-            name = f"{person.model_name.lower()}_{exp_name}"
-            if dataset != person.dataset:
-                name += f"_{dataset}"
-            best = weights / f"{name}_checkpoint_best.pt"
-            run = TrainArguments(
-                username=username, exp_name=name, output_dir=weights, dataset=dataset, resume=True
-            )
-            if not (best.exists() and is_trained(weights / f"{name}_run.json", run)):
-                weights.mkdir(parents=True, exist_ok=True)
-                _train(run, check=check)
-            if best.exists():  # a check trains nothing
-                evaluation = EvaluateArguments(
-                    username=username,
-                    exp_name=name,
-                    output_dir=folder,
-                    load_checkpoint=best,
-                    dataset=dataset,
-                )
-                paths.append(evaluated(evaluation, check=check))
+        best = weights / f"{name}_checkpoint_best.pt"
+        same: dict[str, Any] = {"username": username, "exp_name": name, "dataset": dataset}
+        run = TrainArguments(**same, output_dir=weights, resume=True)
+        if not (best.exists() and is_trained(weights / f"{name}_run.json", run)):
+            from DJSW.train import prepare_training, train_model
+
+            weights.mkdir(parents=True, exist_ok=True)
+            prepare_training(run) if check else train_model(run)
+            print(flush=True)
+        if best.exists():  # a check trains nothing
+            evaluation = EvaluateArguments(**same, output_dir=folder, load_checkpoint=best)
+            paths.append(evaluated(evaluation, check=check))
     return paths
 
 
@@ -218,13 +194,6 @@ def evaluated(args: EvaluateArguments, *, check: bool) -> Path:
     return path
 
 
-def _train(args: TrainArguments, *, check: bool) -> None:
-    from DJSW.train import prepare_training, train_model
-
-    prepare_training(args) if check else train_model(args)
-    print(flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     flags = parser()
@@ -235,7 +204,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("--dataset is for checkpoints, and none is given")
     if args.everyone and args.exp_name is None:
         flags.error("--everyone needs --exp_name, which its runs are named after")
-    args.exp_name = args.exp_name or args.default_name
     return run_command(command, args)
 
 

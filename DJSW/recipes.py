@@ -1,4 +1,4 @@
-"""How networks are trained: the table of recipes.
+r"""How networks are trained: the table of recipes.
 
 ``standard`` is Adam at 0.001 and nothing else. ``tuned`` is, for each dataset, what did best on its
 validation images (``docs/recipes.md`` has what was tried).
@@ -6,11 +6,11 @@ validation images (``docs/recipes.md`` has what was tried).
 Expected of ``tuned``, over ``--seed 1`` to ``5``: test accuracy, mean +- standard deviation, and
 minutes of one run on one of two busy cores of an AMD EPYC::
 
-    DJSW/main.py --username sigurd --exp_name smlp_tuned_1 --seed 1 --output_dir weights/SMLP \\
+    DJSW/main.py --username sigurd --exp_name smlp_tuned_1 --seed 1 --output_dir weights/SMLP \
         --recipe tuned --train                                    0.9947 +- 0.0004    5 to 9
-    DJSW/main.py --username waly --exp_name wmlp_tuned_1 --seed 1 --output_dir weights/WMLP \\
+    DJSW/main.py --username waly --exp_name wmlp_tuned_1 --seed 1 --output_dir weights/WMLP \
         --recipe tuned --train                                    0.9776 +- 0.0022    1.4 to 2.2
-    DJSW/main.py --username dennis --exp_name dmlp_tuned_1 --seed 1 --output_dir weights/DMLP \\
+    DJSW/main.py --username dennis --exp_name dmlp_tuned_1 --seed 1 --output_dir weights/DMLP \
         --recipe tuned --train                                    0.9992 +- 0.0002    5 to 8
 
 Expected of ``standard``, in the same order: 0.9754 +- 0.0021, 0.9500 +- 0.0029 and

@@ -12,7 +12,6 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
 
 import argparse
 import csv
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,12 +23,17 @@ from DJSW.recipes import FLAGS, settings
 from utils.cli import Parser, run_command
 from utils.distributed.environment import env_rank, rank_info
 from utils.errors import RunError, UsageError
-from utils.records.evaluation import EvaluationRecord, read_evaluation
-from utils.records.files import ROOT, FileRecord, find_file, sha256_of
+from utils.records.evaluation import read_evaluation
+from utils.records.files import ROOT, find_file, sha256_of
 from utils.records.provenance import describe_platform, flat, source_hashes, versions
-from utils.records.run import Run, read_run
+from utils.records.run import read_run
 from utils.report.tables import align
 
+#: A record of either kind, with ``sessions``.
+Record = dict[str, Any]
+
+#: Results of an evaluation that are compared, besides those of each digit.
+RESULTS = ("images", "correct", "metrics", "probabilities", "label_distance", "intervals")
 #: Numbers that differ between two equal runs: how long they took, and what their files are called.
 DIFFERENT = ("seconds", "training_seconds", "gpu_hours", "checkpoint")
 
@@ -49,73 +53,47 @@ def command(args: argparse.Namespace) -> None:
     :raises RunError: the data or the weights it started with differ, or the results do.
     """
     path = find_file(args.record, "the record")
-    if path.name.endswith("_metrics.json"):
-        _reproduce_evaluation(path, check=args.check)
-    else:
-        _reproduce_training(path, check=args.check)
-
-
-def _reproduce_training(path: Path, *, check: bool) -> None:
-    record = read_run(path)
-    if record["status"] != "finished":
+    record = _read(path)
+    trained = "settings" in record
+    if trained and record["status"] != "finished":
         raise UsageError(f"{path} is of a run that is {record['status']}; finish it first")
-    folder, new = _output(path, record["exp_name"], "run.json")
-    if new.exists() and read_run(new)["status"] == "finished":
-        raise _reproduced_before(folder)
-    _use_recorded_threads(record["sessions"][-1])
-    recorded = record["settings"]
-    flags: dict[str, Any] = _shared_arguments(path, record, folder)
-    flags |= {name: recorded.get(name) for name in ("recipe", *FLAGS, "seed", "patience")}
-    start = _input_file(record["starting_weights"])
-    # A reproduction that was stopped is resumed.
-    args = TrainArguments(**flags, load_checkpoint=start, resume=True)
-    before = _training_numbers(record, path)
+    # A folder of its own for each record, the same on each rank.
+    folder = ROOT / "reports" / "reproduced" / f"{path.stem}_{sha256_of(path)[:8]}"
+    new = folder / f"{record['exp_name']}_{'run' if trained else 'metrics'}.json"
+    if new.exists() and _read(new).get("status", "finished") == "finished":
+        raise UsageError(f"{folder} holds an earlier reproduction; remove it")
+    # Read when torch is loaded; the number of threads decides the bits of a result.
+    os.environ["OMP_NUM_THREADS"] = str(int(record["sessions"][-1]["device"]["threads"]))
+    arguments = _arguments(path, record, folder)
+    before = _numbers(path)
     if env_rank() == 0:
-        _print_differences(record["sessions"])
-        expected = dict(flat(asdict(settings(args, record["dataset"]["name"]))))
-        for name, value in flat(recorded):
-            if expected.get(name) != value:
-                print(f"recipe      {name} was {value}, is {expected.get(name)}")
-    _check_data(record, train=True)
-    if check:
+        _print_differences(record, arguments)
+    data = open_split(record["dataset"]["name"], train=trained)
+    for array, sha256 in data.sha256.items():
+        if record["dataset"][array] != sha256:
+            raise RunError(f"{data.h5_path} is not what was recorded: its {array} is {sha256}")
+    print(f"data        as recorded: {data.h5_path}")
+    if args.check:
         print("checked     this record can be run again")
         return
-    from DJSW.train import train_model
-
     folder.mkdir(parents=True, exist_ok=True)
-    train_model(args)
-    if env_rank() == 0:
-        compare(before, _training_numbers(read_run(new), new))
+    if trained:
+        from DJSW.train import train_model
 
+        train_model(arguments)
+    else:
+        from DJSW.evaluate import evaluate_model
 
-def _reproduce_evaluation(path: Path, *, check: bool) -> None:
-    record = read_evaluation(path).record
-    folder, new = _output(path, record["exp_name"], "metrics.json")
-    if new.exists():
-        raise _reproduced_before(folder)
-    _use_recorded_threads(record["session"])
-    args = EvaluateArguments(
-        **_shared_arguments(path, record, folder),
-        load_checkpoint=_input_file(record["checkpoint"]) or "",
-    )
+        evaluate_model(arguments)
     if env_rank() == 0:
-        _print_differences([record["session"]])
-    _check_data(record, train=False)
-    if check:
-        print("checked     this record can be run again")
-        return
-    from DJSW.evaluate import evaluate_model
-
-    folder.mkdir(parents=True, exist_ok=True)
-    evaluate_model(args)
-    if env_rank() == 0:
-        compare(_evaluation_numbers(record), _evaluation_numbers(read_evaluation(new).record))
+        compare(before, _numbers(new))
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     """Print that everything is the same, or a table of what differs.
 
-    The history is compared only if both have one.
+    The history is compared only if both have one, and shown only from the first epoch that differs:
+    the rest follows from it.
 
     :raises RunError: something differs.
     """
@@ -127,46 +105,34 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     if not different:
         print(f"identical   all {len(before)} numbers and hashes")
         return
-    rows, epoch = [("", "recorded", "again", "difference")], None
-    for name in different:
-        if name.startswith("epoch "):  # only the first epoch that differs: the rest follows from it
-            epoch = epoch or name.split(".")[0]
-            if name.split(".")[0] != epoch:
-                continue
-        rows.append(_table_row(name, before.get(name), after.get(name)))
-    print("\n".join(align(rows, right=(1, 2, 3))))
-    since = f", the history from {epoch} on" if epoch else ""
+    epochs = [name.split(".")[0] for name in different if name.startswith("epoch ")]
+    later = tuple(f"{epoch}." for epoch in epochs if epoch != epochs[0])
+    shown = [name for name in different if not name.startswith(later)]
+    rows = [_table_row(name, before.get(name), after.get(name)) for name in shown]
+    print("\n".join(align([("", "recorded", "again", "difference"), *rows], right=(1, 2, 3))))
+    since = f", the history from {epochs[0]} on" if epochs else ""
     raise RunError(f"{len(different)} of {len(before)} numbers and hashes differ{since}")
 
 
-def _table_row(name: str, before: Any, after: Any) -> tuple[str, str, str, str]:
-    def short(value: Any) -> str:
-        return f"{value:.9g}" if isinstance(value, float) else str(value)[:12]
-
-    numbers = isinstance(before, (int, float)) and isinstance(after, (int, float))
-    return name, short(before), short(after), f"{after - before:+.3g}" if numbers else ""
+def _table_row(name: str, *values: Any) -> tuple[str, ...]:
+    short = [f"{value:.9g}" if isinstance(value, float) else str(value)[:12] for value in values]
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    return name, *short, f"{values[1] - values[0]:+.3g}" if numbers else ""
 
 
-def _output(path: Path, exp_name: str, ending: str) -> tuple[Path, Path]:
-    """Return a folder of its own for each record, the same on each rank, and the new record."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    folder = ROOT / "reports" / "reproduced" / f"{path.stem}_{digest}"
-    return folder, folder / f"{exp_name}_{ending}"
+def _read(path: Path) -> Record:
+    """Return a record of either kind, with its fields checked and a list of sessions."""
+    if not path.name.endswith("_metrics.json"):
+        return {**read_run(path)}
+    evaluation = read_evaluation(path).record
+    return {**evaluation, "sessions": [evaluation["session"]]}
 
 
-def _reproduced_before(folder: Path) -> UsageError:
-    return UsageError(f"{folder} holds an earlier reproduction; remove it")
-
-
-def _use_recorded_threads(session: Mapping[str, Any]) -> None:
-    """Set the number of threads, which decides the bits of a result, before torch is loaded."""
-    os.environ["OMP_NUM_THREADS"] = str(int(session["device"]["threads"]))
-
-
-def _shared_arguments(path: Path, record: Run | EvaluationRecord, folder: Path) -> dict[str, Any]:
+def _arguments(path: Path, record: Record, folder: Path) -> TrainArguments | EvaluateArguments:
     """Return the flags that do the same in another folder.
 
     :raises UsageError: the tables no longer have the person or the dataset.
+    :raises RunError: the weights that it started from or evaluated are not the recorded ones.
     """
     username, dataset = record["username"], record["dataset"]["name"]
     if username not in PEOPLE or dataset not in DATASETS:
@@ -174,97 +140,68 @@ def _shared_arguments(path: Path, record: Run | EvaluationRecord, folder: Path) 
             f"{path} is of {username} on {dataset}, which are not both in the tables of "
             "DJSW/pipelines.py; use the commit that wrote it"
         )
-    sessions: Any = record.get("sessions") or [record.get("session")]
-    return {
+    weights = record["starting_weights"] if "settings" in record else record["checkpoint"]
+    file = find_file(weights["file"], "the weights") if weights else None
+    if file and sha256_of(file) != weights["sha256"]:
+        raise RunError(f"{weights['file']} is not the file that was recorded; its SHA-256 differs")
+    flags = {
         "username": username,
         "exp_name": record["exp_name"],
         "output_dir": folder,
         "dataset": dataset,
-        "device": "cpu" if sessions[-1]["device"]["type"] == "cpu" else "auto",
+        "device": "cpu" if record["sessions"][-1]["device"]["type"] == "cpu" else "auto",
+        "load_checkpoint": file,
     }
+    if "settings" not in record:
+        return EvaluateArguments(**flags)
+    flags |= {name: record["settings"].get(name) for name in ("recipe", *FLAGS, "seed", "patience")}
+    return TrainArguments(**flags, resume=True)  # a reproduction that was stopped is resumed
 
 
-def _input_file(weights: FileRecord | None) -> Path | None:
-    """Return the weights that a record started from or evaluated.
-
-    :raises RunError: the file is another one now.
-    """
-    if weights is None:
-        return None
-    path = find_file(weights["file"], "the weights")
-    if sha256_of(path) != weights["sha256"]:
-        raise RunError(f"{weights['file']} is not the file that was recorded; its SHA-256 differs")
-    return path
-
-
-def _print_differences(sessions: Sequence[Mapping[str, Any]]) -> None:
-    """Print how this checkout, its packages and the ranks differ from the recorded ones."""
-    session = sessions[-1]
-    git = session["git"] or {"commit": "unknown", "changed": False}
-    print(f"recorded    {session['started']}, commit {git['commit']}: {session['command']}")
+def _print_differences(record: Record, arguments: TrainArguments | EvaluateArguments) -> None:
+    """Print how checkout, packages, ranks and recipe differ from the recorded ones."""
+    sessions, session = record["sessions"], record["sessions"][-1]
+    commit = (session["git"] or {"commit": "unknown"})["commit"]
+    print(f"recorded    {session['started']}, commit {commit}: {session['command']}")
     print(f"ran on      {describe_platform(session)}")
-    ranks = len(session["device"].get("ranks", [None]))
-    if ranks != rank_info().world_size:
-        print(
-            f"note        ranks: {ranks} then, {rank_info().world_size} now; the bits will differ"
-        )
+    ranks, now = len(session["device"].get("ranks", [None])), rank_info().world_size
+    if ranks != now:
+        print(f"note        ranks: {ranks} then, {now} now; the bits will differ")
     # A session that ran the same code as the one before does not repeat it.
     before = next((each["source"] for each in reversed(sessions) if "source" in each), None)
-    now = source_hashes()
+    source = source_hashes()
     if before is None:
         print("code        unknown: this record is from before records had hashes of the code")
-    elif before == now:
-        print(f"code        as recorded: the same {len(now)} source files")
+    elif before == source:
+        print(f"code        as recorded: the same {len(source)} source files")
     else:
-        names = sorted(name for name in before | now if before.get(name) != now.get(name))
+        names = sorted(name for name in before | source if before.get(name) != source.get(name))
         print(f"code        differs from the recorded one in {', '.join(names)}")
     for package, version in versions().items():
         if session["versions"].get(package, version) != version:
             print(f"version     {package} was {session['versions'][package]}, is {version}")
-    for each in sessions:
-        if each.get("change"):
-            print(f"note        a later part ran {each['change']}")
+    for change in filter(None, (each.get("change") for each in sessions)):
+        print(f"note        a later part ran {change}")
+    if isinstance(arguments, TrainArguments):
+        expected = dict(flat(asdict(settings(arguments, record["dataset"]["name"]))))
+        for name, value in flat(record["settings"]):
+            if expected.get(name) != value:
+                print(f"recipe      {name} was {value}, is {expected.get(name)}")
 
 
-def _check_data(record: Run | EvaluationRecord, *, train: bool) -> None:
-    """Check that the data, created if missing, have the recorded bytes.
-
-    :raises RunError: they have not.
-    """
-    data = open_split(record["dataset"]["name"], train=train)
-    recorded: Mapping[str, Any] = record["dataset"]
-    for array, sha256 in data.sha256.items():
-        if recorded[array] != sha256:
-            raise RunError(f"{data.h5_path} is not what was recorded: its {array} is {sha256}")
-    print(f"data        as recorded: {data.h5_path}")
-
-
-def _training_numbers(record: Run, path: Path) -> dict[str, Any]:
-    """Return what can be compared, by name, with the history if that is beside the record."""
-    found: dict[str, Any] = dict(record.get("results", {}))
-    history = path.with_name(f"{record['exp_name']}_history.csv")
-    if history.exists():
-        with history.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                found[f"epoch {row['epoch']}"] = {name: float(row[name]) for name in row}
-    return _comparable(found)
-
-
-def _evaluation_numbers(record: EvaluationRecord) -> dict[str, Any]:
-    """Return every number of an evaluation by name."""
-    found = {
-        "images": record["images"],
-        "correct": record["correct"],
-        "metrics": record["metrics"],
-        "probabilities": record["probabilities"],
-        "label_distance": record["label_distance"],
-        "intervals": record["intervals"],
-        "predictions_sha256": record["predictions_sha256"],
-    }
-    return _comparable(found | {f"digit {row['digit']}": row for row in record["per_class"]})
-
-
-def _comparable(found: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(path: Path) -> dict[str, Any]:
+    """Return what can be compared, by name; of a run also its history, if beside the record."""
+    record = _read(path)
+    if "settings" in record:
+        found = dict(record["results"])
+        history = path.with_name(f"{record['exp_name']}_history.csv")
+        if history.exists():
+            with history.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    found[f"epoch {row['epoch']}"] = {name: float(row[name]) for name in row}
+    else:
+        found = {name: record[name] for name in (*RESULTS, "predictions_sha256")}
+        found |= {f"digit {row['digit']}": row for row in record["per_class"]}
     return {name: value for name, value in flat(found) if name.split(".")[-1] not in DIFFERENT}
 
 

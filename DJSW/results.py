@@ -24,19 +24,11 @@ from DJSW.pipelines import DATASETS, PEOPLE
 from DJSW.recipes import RECIPES
 from utils.cli import Parser, run_command
 from utils.errors import UsageError
-from utils.records.evaluation import EvaluationRecord, read_evaluation
+from utils.records.evaluation import EvaluationRecord, metric_values, read_evaluation
 from utils.records.files import ROOT, atomic_write, escape_path, find_folder
 from utils.records.run import Run, read_run
-from utils.report.tables import (
-    align,
-    confused_pairs,
-    describe_settings,
-    interval,
-    markdown,
-    number,
-    title,
-    with_deviation,
-)
+from utils.report import tables
+from utils.report.tables import interval, number
 from utils.statistics.comparison import mean_and_deviation
 
 BEGIN, END = "<!-- by DJSW/results.py -->\n", "<!-- to here -->\n"
@@ -76,29 +68,29 @@ class Result:
     def accuracy(self) -> str:
         """Mean and standard deviation over the seeds."""
         values = [each["metrics"]["accuracy"] for each in self.evaluations.values()]
-        return with_deviation(*mean_and_deviation(values))
+        return tables.with_deviation(*mean_and_deviation(values))
 
 
 def results() -> dict[str, list[Result]]:
     """Return what is published, by person and then by recipe, in the order of the tables.
 
-    :raises UsageError: a run was not evaluated, is not finished, or is of another recipe than its
-        name says.
+    :raises UsageError: a run is not evaluated, not finished, or not by the recipe of its name.
     """
-    found: dict[str, list[Result]] = {username: [] for username in PEOPLE}
-    for username, recipe in ((username, recipe) for username in PEOPLE for recipe in RECIPES):
-        runs = _runs(username, recipe)
-        if runs:
-            evaluations = {name: _evaluation(name) for name in runs}
-            found[username].append(Result(username, recipe, runs, evaluations))
-    return found
+    return {
+        username: [
+            Result(username, recipe, runs, {name: _evaluation(name) for name in runs})
+            for recipe in RECIPES
+            if (runs := _runs(username, recipe))
+        ]
+        for username in PEOPLE
+    }
 
 
 def _runs(username: str, recipe: str) -> dict[str, Run]:
     """Return a person's runs by a recipe, by name, the lowest validation loss first."""
     person = PEOPLE[username]
     stem = f"{person.model_name.lower()}_{recipe}"
-    found = []
+    runs = []
     for path in (ROOT / "weights" / person.model_name).glob(f"{stem}*_run.json"):
         if not re.fullmatch(rf"{stem}(_[0-9]+)?_run.json", path.name):
             continue
@@ -111,8 +103,9 @@ def _runs(username: str, recipe: str) -> dict[str, Run]:
                 f"{path} is of a run by the recipe {trained_by!r} that is {run['status']}; only "
                 f"finished runs by {recipe!r} may have such a name (rename it)"
             )
-        found.append((run["results"]["best"]["validation_loss"], run["exp_name"], run))
-    return {name: run for _, name, run in sorted(found, key=lambda each: each[:2])}
+        runs.append(run)
+    runs.sort(key=lambda run: (run["results"]["best"]["validation_loss"], run["exp_name"]))
+    return {run["exp_name"]: run for run in runs}
 
 
 def _evaluation(name: str) -> EvaluationRecord:
@@ -124,42 +117,30 @@ def _evaluation(name: str) -> EvaluationRecord:
 
 def readme_table(found: Sequence[Result]) -> str:
     """Return the README's table."""
+    header = ("network, test set", "recipe", "seeds", "accuracy", "best seed: accuracy", "errors")
     rows = []
     for result in found:
-        best = result.published
-        numbers = best["metrics"]
-        accuracy = f"{number(numbers['accuracy'])} ({interval(best['intervals']['accuracy'])})"
-        rows.append(
-            (
-                f"{best['model']['name']}, `{best['dataset']['name']}`",
-                result.recipe,
-                str(len(result.runs)),
-                result.accuracy,
-                accuracy,
-                f"{best['images'] - best['correct']} of {best['images']}",
-                number(numbers["balanced_accuracy"]),
-            )
-        )
-    header = ("network, test set", "recipe", "seeds", "accuracy", "best seed: accuracy")
-    return markdown((*header, "errors", "balanced accuracy"), rows)
+        best, metrics = result.published, result.published["metrics"]
+        network = f"{best['model']['name']}, `{best['dataset']['name']}`"
+        accuracy = f"{number(metrics['accuracy'])} ({interval(best['intervals']['accuracy'])})"
+        errors = f"{best['images'] - best['correct']} of {best['images']}"
+        seeds = (result.recipe, str(len(result.runs)), result.accuracy)
+        rows.append((network, *seeds, accuracy, errors, number(metrics["balanced_accuracy"])))
+    return tables.markdown((*header, "balanced accuracy"), rows)
 
 
 def model_card(found: Sequence[Result]) -> str:
     """Return the model card of one network, from its results by each recipe."""
-    username = found[0].username
+    username, model = found[0].username, found[0].published["model"]
     person = PEOPLE[username]
     entry = DATASETS[person.dataset]
-    model = found[0].published["model"]
     parts = [
         f"# {model['name']}: {username}'s network",
         f"{model['layers']}, {model['parameters']:,} parameters. It classifies the digits "
         f"{', '.join(map(str, entry.digits))} of {entry.source.upper()}, in images of "
         f"{entry.image_size[1]} x {entry.image_size[0]} pixels, and takes any other image for one "
         "of these.",
-    ]
-    for result in found:
-        parts += _recipe_section(result)
-    parts += [
+        *(part for result in found for part in _recipe_section(result)),
         "## Data",
         f"{LICENSES[entry.source]} 90 % of the training images were trained on; the other 10 % "
         "chose the epoch and, of several seeds, the published one. "
@@ -174,29 +155,23 @@ def model_card(found: Sequence[Result]) -> str:
 def _recipe_section(result: Result) -> list[str]:
     evaluation, run = result.published, result.runs[result.name]
     best = run["results"]["best"]
-    numbers = {
-        **evaluation["metrics"],
-        **evaluation["probabilities"],
-        **evaluation["label_distance"],
-    }
     rows = [
-        (title(name), number(value), interval(evaluation["intervals"][name]))
-        for name, value in numbers.items()
+        (tables.title(name), number(value), interval(evaluation["intervals"][name]))
+        for name, value in metric_values(evaluation).items()
     ]
     pairs = ", ".join(
         f"{digit} predicted as {other} ({count})"
-        for digit, other, count in confused_pairs(evaluation)[:3]
+        for digit, other, count in tables.confused_pairs(evaluation)[:3]
     )
     seeds = sorted(each["settings"]["seed"] for each in result.runs.values())
-    plural = "s" * (len(seeds) > 1)
     return [
         f"## Recipe {result.recipe}",
         f"`{best['checkpoint']}`: epoch {best['epoch']}, validation accuracy "
-        f"{best['validation_accuracy']:.4f}. Test accuracy {result.accuracy}, seed{plural} "
-        f"{str(seeds)[1:-1]}.",
+        f"{best['validation_accuracy']:.4f}. Test accuracy {result.accuracy}, "
+        f"seed{'s' * (len(seeds) > 1)} {str(seeds)[1:-1]}.",
         f"```bash\n{run['sessions'][0]['command'].replace('python ', 'uv run ', 1)}\n```",
-        describe_settings(run["settings"]) + ".",
-        markdown(("on the test set", "value", "95 % interval"), rows),
+        tables.describe_settings(run["settings"]) + ".",
+        tables.markdown(("on the test set", "value", "95 % interval"), rows),
         f"{evaluation['images'] - evaluation['correct']} errors, most often: {pairs}. "
         f"[The whole evaluation](../../reports/{result.name}_report.md).",
     ]
@@ -207,19 +182,16 @@ def pages() -> dict[Path, str]:
 
     :raises UsageError: the README lacks the marks, or as :func:`results`.
     """
-    found = results()
+    found = {username: own for username, own in results().items() if own}
     readme = ROOT / "README.md"
     before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UsageError(f"{readme} lacks the lines {BEGIN.strip()} and {END.strip()}")
     table = readme_table([each for own in found.values() for each in own])
-    written = {readme: f"{before}{begin}\n{table}\n\n{end}{after}"}
-    for username, own in found.items():
-        if own:
-            card = ROOT / "weights" / PEOPLE[username].model_name / "README.md"
-            written[card] = model_card(own)
-    return written
+    cards = {ROOT / "weights" / PEOPLE[name].model_name / "README.md": name for name in found}
+    written = {card: model_card(found[name]) for card, name in cards.items()}
+    return {readme: f"{before}{begin}\n{table}\n\n{end}{after}", **written}
 
 
 def write(pages: Mapping[Path, str]) -> None:
@@ -237,7 +209,7 @@ def list_runs(folders: Sequence[str]) -> None:
     for folder in dict.fromkeys(find_folder(name, "--list") for name in folders):
         for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
             try:
-                cells = list(list_row(json.loads(path.read_text(encoding="utf-8"))))
+                cells = list_row(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 print(f"no record: {escape_path(path)}", file=sys.stderr)
                 continue
@@ -248,57 +220,44 @@ def list_runs(folders: Sequence[str]) -> None:
         print("no records yet; DJSW/main.py writes one for each run")
         return
     rows = [[row[0][:16].replace("T", " "), *row[1:]] for row in sorted(rows, reverse=True)]
-    print("\n".join(align([("time (UTC)", *COLUMNS, "commit"), *rows])))
+    print("\n".join(tables.align([("time (UTC)", *COLUMNS, "commit"), *rows])))
     if any(row[-1].endswith("*") for row in rows):
         print("\n* with changes that were not committed; the record has them")
 
 
-def list_row(record: Mapping[str, Any]) -> tuple[str, ...]:
+def list_row(record: Mapping[str, Any]) -> list[str]:
     """Return the cells of a record: the time it started, :data:`COLUMNS`, the commit."""
     trained = "settings" in record
     sessions = record["sessions"] if trained else [record["session"]]
-    session, git = sessions[-1], sessions[-1]["git"]
+    session = sessions[-1]
+    device, slurm, git = session["device"], session["slurm"], session["git"]
     changed = any((each["git"] or {}).get("changed") for each in sessions)
+    status = record.get("status", "evaluated")
+    status = {"finished": "trained", "running": "unfinished"}.get(status, status)
     epochs = accuracy = "-"
     if not trained:
-        status = "evaluated"
-        epochs = str(record["checkpoint"]["epoch"] or "-")
+        epochs = record["checkpoint"]["epoch"] or "-"
         accuracy = f"{record['metrics']['accuracy']:.4f} test"
-    else:
-        names = {"finished": "trained", "running": "unfinished"}
-        status = names.get(record["status"], record["status"])
-        if "results" in record:
-            best, last = record["results"]["best"], record["results"]["last"]
-            epochs = f"{best['epoch']} of {last['epoch']}"
-            accuracy = f"{best['validation_accuracy']:.4f} validation"
-    ranks = len(session["device"].get("ranks", [None]))
-    name = session["device"]["name"] if session["device"]["type"] == "cuda" else "CPU"
-    job = session["slurm"].get("SLURM_ARRAY_JOB_ID")
-    task = session["slurm"].get("SLURM_ARRAY_TASK_ID")
-    return (
-        session["started"],
-        record["username"],
-        record["exp_name"],
-        status,
-        record["dataset"]["name"],
-        epochs,
-        accuracy,
-        f"{ranks} x {name}" if ranks > 1 else name,
-        f"{job}_{task}" if job else session["slurm"].get("SLURM_JOB_ID", "-"),
-        f"{git['commit'][:7]}{'*' * changed}" if git else "-",
-    )
+    elif "results" in record:
+        best, last = record["results"]["best"], record["results"]["last"]
+        epochs = f"{best['epoch']} of {last['epoch']}"
+        accuracy = f"{best['validation_accuracy']:.4f} validation"
+    ranks = len(device.get("ranks", [None]))
+    name = device["name"] if device["type"] == "cuda" else "CPU"
+    devices = f"{ranks} x {name}" if ranks > 1 else name
+    job = slurm.get("SLURM_JOB_ID", "-")
+    if "SLURM_ARRAY_JOB_ID" in slurm:
+        job = f"{slurm['SLURM_ARRAY_JOB_ID']}_{slurm.get('SLURM_ARRAY_TASK_ID')}"
+    commit = f"{git['commit'][:7]}{'*' * changed}" if git else "-"
+    run = [session["started"], record["username"], record["exp_name"], status]
+    return [*run, record["dataset"]["name"], epochs, accuracy, devices, job, commit]
 
 
 def parser() -> Parser:
     """Return the parser."""
     flags = Parser("Write the README's results and the model cards from the records.")
-    flags.add_argument(
-        "--list",
-        nargs="*",
-        metavar="FOLDER",
-        help="list the records in these folders and below, newest first, and write nothing; "
-        "default: weights reports",
-    )
+    only = "only list the records below these folders, newest first; default: weights reports"
+    flags.add_argument("--list", nargs="*", metavar="FOLDER", help=only)
     return flags
 
 

@@ -4,12 +4,10 @@ import math
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from DJSW import recipes
@@ -20,7 +18,7 @@ from utils.distributed import collectives
 from utils.distributed.device import choose_device
 from utils.engine.augmentation import augmenter
 from utils.engine.backward import gradients_of
-from utils.engine.batches import Samples, batches, load_rows, predict
+from utils.engine.batches import Samples, batches, load_rows, loss_and_accuracy
 from utils.engine.checkpointer import Checkpointer, noting_errors, require_finite
 from utils.engine.history import History, Row, epoch_line
 from utils.engine.optimizer import Adam
@@ -37,13 +35,10 @@ from utils.records.run_files import RunFiles
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training made; ``history`` has a row for each epoch, ``best`` is one of them."""
+    """What a training made: a row for each epoch, and the paths of its files."""
 
-    history: list[Row]
-    best: Row
-    checkpoint: Path
-    record: Path
-    curves: Path
+    history: History
+    files: RunFiles
 
 
 @dataclass(frozen=True)
@@ -79,34 +74,29 @@ def train_model(args: Any) -> TrainingResult:
                 stack.enter_context(job.files.locked())
         checkpointer = Checkpointer(job.files, job.metadata, provenance(device, devices))
         training, validation = (load_rows(job.data, device, rows) for rows in job.rows)
+        model = job.model.to(device)
         history = train_pipeline(
-            job.model, training, validation, job.settings, checkpointer, resume=args.resume
+            model, training, validation, job.settings, checkpointer, resume=args.resume
         )
-        curves, best = job.files.path("curves.png"), history.best
         if collectives.rank() == 0:
             from utils.report.figures import save_curves  # matplotlib: half a second
 
-            title = (
-                f"{args.exp_name}: {type(job.model).__name__} on {job.metadata['dataset']['name']}"
-            )
-            save_curves(curves, title, history.rows)
+            dataset = job.metadata["dataset"]["name"]
+            title = f"{args.exp_name}: {type(job.model).__name__} on {dataset}"
+            save_curves(job.files.curves, title, history.rows)
+        best = history.best
         print(
             f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
             f"accuracy {best['validation_accuracy']:.2%}\n"
             f"record      {job.files.record}\n"
-            f"curves      {curves}\n"
+            f"curves      {job.files.curves}\n"
             f"checkpoint  {job.files.best_checkpoint}"
         )
-    files = job.files
-    return TrainingResult(history.rows, best, files.best_checkpoint, files.record, curves)
+    return TrainingResult(history, job.files)
 
 
 def prepare_training(args: TrainArguments) -> TrainingJob:
-    """Validate the arguments, create missing data, build the model; print what will run.
-
-    :raises UsageError: a flag is wrong, or the name is taken.
-    :raises RunError: the data are missing or damaged.
-    """
+    """Validate the arguments, create missing data, build the model; print what will run."""
     files = RunFiles(find_folder(args.output_dir, "--output_dir"), args.exp_name)
     if not args.resume:
         files.require_new()
@@ -148,17 +138,16 @@ def train_pipeline(
 ) -> History:
     """Train ``model`` with cross-entropy; ``checkpointer`` keeps the results.
 
-    Every rank calls it with the same model and data. ``training`` and ``validation`` give images
-    (B, 1, H, W) and classes (B,) for an index tensor, on the device to train on.
+    Every rank calls it with the same model, on the device to train on, and the same data:
+    ``training`` and ``validation`` give images (B, 1, H, W) and classes (B,) for an index tensor.
 
     :raises UsageError: the name is taken, or what is resumed was trained otherwise.
     :raises RunError: the loss is not finite.
     :raises Stopped: a signal came; the state is saved.
     """
-    device = training[slice(0, 1)][1].device
+    device = next(model.parameters()).device
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
-    model.to(device)
     optimizer = Adam(model, settings.lr, settings.weight_decay)
     with noting_errors(checkpointer):
         checkpointer.start(model, optimizer, settings, resume=resume)
@@ -169,11 +158,16 @@ def train_pipeline(
             print(f"resumed     after {len(history)} epochs and {len(checkpointer.losses)} steps")
         while not history.is_over(settings):
             started = time.perf_counter() - checkpointer.seconds
-            losses = train_epoch(model, optimizer, training, settings, checkpointer)
+            losses, epoch = train_epoch(checkpointer, training, settings), len(history) + 1
             speed = len(training) / (time.perf_counter() - started)
-            validation_loss, accuracy = validate(model, validation, len(history) + 1)
+            validation_loss, accuracy = loss_and_accuracy(model, validation, device)
+            if not math.isfinite(validation_loss):
+                raise Diverged(
+                    f"the validation loss is {validation_loss} after epoch {epoch}; "
+                    "give a smaller --lr"
+                )
             row: Row = {
-                "epoch": len(history) + 1,
+                "epoch": epoch,
                 "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
                 "validation_loss": validation_loss,
                 "validation_accuracy": accuracy,
@@ -188,24 +182,19 @@ def train_pipeline(
     return history
 
 
-def train_epoch(
-    model: nn.Module,
-    optimizer: Adam,
-    training: Samples,
-    settings: Settings,
-    checkpointer: Checkpointer,
-) -> Tensor:
+def train_epoch(checkpointer: Checkpointer, training: Samples, settings: Settings) -> Tensor:
     """Run the epoch, from the resumed step if any; return the loss of each step over its images."""
-    model.train()
+    model, optimizer = checkpointer.model.train(), checkpointer.optimizer
     epoch, done = len(checkpointer.history) + 1, len(checkpointer.losses)
-    order, device = epoch_order(len(training), settings.seed, epoch), optimizer.values.device
-    losses = checkpointer.start_epoch(math.ceil(len(order) / settings.batch_size))
+    losses = checkpointer.start_epoch(math.ceil(len(training) / settings.batch_size))
+    schedule, steps = SCHEDULES[settings.schedule], settings.num_epochs * len(losses)
     gradients = gradients_of(model)
-    augment = augmenter(settings.augmentation, training[slice(0, 1)][0].shape[-2:], device)
+    image_size = training[slice(0, 1)][0].shape[-2:]
+    augment = augmenter(settings.augmentation, image_size, losses.device)
     dropout = derive_seed(settings.seed, epoch, collectives.rank())
     augmentation = derive_seed(settings.seed, epoch, purpose=AUGMENTATION)
-    schedule, steps = SCHEDULES[settings.schedule], settings.num_epochs * len(losses)
-    rest = batches(training, order[done * settings.batch_size :], settings.batch_size, device)
+    order = epoch_order(len(training), settings.seed, epoch)[done * settings.batch_size :]
+    rest = batches(training, order, settings.batch_size, losses.device)
     hidden = True if collectives.rank() else None  # None: shown on a terminal
     bar = tqdm(rest, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=hidden)
     for step, (images, classes, batch_size) in enumerate(bar, start=done):
@@ -218,15 +207,3 @@ def train_epoch(
         checkpointer.after_step(step)
     require_finite(losses, epoch)
     return losses.cpu()
-
-
-def validate(model: nn.Module, validation: Samples, epoch: int) -> tuple[float, float]:
-    """Return the mean loss and the accuracy.
-
-    :raises Diverged: the loss is not finite.
-    """
-    logits, classes = predict(model, validation, next(model.parameters()).device)
-    loss = F.cross_entropy(logits, classes).item()
-    if not math.isfinite(loss):
-        raise Diverged(f"the validation loss is {loss} after epoch {epoch}; give a smaller --lr")
-    return loss, int((logits.argmax(1) == classes).sum()) / len(classes)

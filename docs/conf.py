@@ -1,8 +1,8 @@
-"""Sphinx: ``uv run sphinx-build docs docs/_build``, then open ``docs/_build/index.html``.
+"""Sphinx configuration: ``uv run sphinx-build docs docs/_build`` writes ``docs/_build/index.html``.
 
-The README, the model cards and the pages of reports are part of the site: they are copied beside
-the pages here, so that links to them are checked too, and the page of flags is written. Git ignores
-all of these.
+The README, contributing, changelog, model cards and report pages are copied here first, so that the
+site includes them and checks links to them, and the page of flags is generated. Git ignores all of
+these.
 """
 
 import re
@@ -20,8 +20,9 @@ project = html_title = "DJSW"
 author = copyright = "sigurd, waly, dennis"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build", ".*"]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 #: Copied from the repository's root, with the pictures that the pages show.
-COPIED = ("README.md", "reports/**/*.md", "reports/**/*.png", "weights/*/*.md", "weights/*/*.png")
+COPIED = (*PAGES, "reports/**/*.md", "reports/**/*.png", "weights/*/*.md", "weights/*/*.png")
 suppress_warnings = ["toc.not_included"]  # reports are reached by links
 html_theme = "furo"
 
@@ -36,7 +37,7 @@ apidoc_automodule_options = {"members", "show-inheritance"}
 
 
 def copy_pages() -> None:
-    """Copy what is not in ``docs/`` into it."""
+    """Copy the pages outside ``docs/`` into it."""
     for folder in ("reports", "weights"):
         shutil.rmtree(DOCS / folder, ignore_errors=True)
     for pattern in COPIED:
@@ -47,17 +48,20 @@ def copy_pages() -> None:
 
 
 def link_within(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Lead links from and to the copied pages to where they are in the site."""
-    if docname == "README":  # what is not in the site is downloaded
-        source[0] = re.sub(r"\]\((?!docs/|reports/|weights/|#|\w+:)", "](../", source[0])
-    if docname.startswith(("README", "reports/", "weights/")):
+    """Rewrite links from and to the copied pages to their places in the site."""
+    copied = tuple(page.removesuffix(".md") for page in PAGES)
+    if docname in copied:  # files that are not part of the site become downloads
+        outside = rf"\]\((?!docs/|reports/|weights/|#|\w+:|{'|'.join(PAGES)})"
+        source[0] = re.sub(outside, "](../", source[0])
+    if docname.startswith((*copied, "reports/", "weights/")):
         source[0] = re.sub(r"(\]\((?:\.\./)*)docs/", r"\1", source[0])
     else:
-        source[0] = re.sub(r"(\]\((?:\.\./)*)\.\./(README|reports/|weights/)", r"\1\2", source[0])
+        inside = rf"(\]\((?:\.\./)*)\.\./({'|'.join(copied)}|reports/|weights/)"
+        source[0] = re.sub(inside, r"\1\2", source[0])
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Prepare the pages; Sphinx calls this."""
     import generate  # docs/generate.py
 
     copy_pages()

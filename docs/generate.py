@@ -1,7 +1,7 @@
-"""Write the drawings of the networks: ``uv run docs/generate.py``.
+"""Write the drawings of the networks to ``docs/pictures/``: ``uv run docs/generate.py``.
 
-A test fails if one of them (``docs/pictures/``) is out of date. The page of all flags
-(``commands.md``) is not committed: ``docs/conf.py`` has it written when the site is built.
+A test fails if one of them is out of date. The page of all flags, ``commands.md``, is not
+committed: ``docs/conf.py`` generates it when the site is built.
 """
 
 import sys
@@ -33,7 +33,7 @@ def commands_page() -> str:
         for path in scripts
         if "def main(" in path.read_text(encoding="utf-8")
     }
-    parts = ["# Commands", "From the commands' `--help`."]
+    parts = ["# Commands", "All commands and their flags, from `--help`."]
     for script in sorted(modules, key=lambda name: (name != "DJSW/main.py", name)):
         flags = modules[script].parser()
         parts += [f"## {script}", flags.description]
@@ -58,9 +58,9 @@ def _row(action: argparse.Action) -> tuple[str, str, str]:
 
 
 def drawing(model: nn.Module) -> str | None:
-    """Return the network as SVG: a bar for each layer, its height the logarithm of its units.
+    """Return the network as SVG: a bar per layer, whose height is the logarithm of its units.
 
-    None for a network that is not a sequence of linear layers.
+    Return None for a network that is not a sequence of linear layers.
     """
     layers = [module for module in model.modules() if any(True for _ in module.parameters(False))]
     if not all(isinstance(layer, nn.Linear) for layer in layers) or any(
@@ -96,7 +96,7 @@ def drawing(model: nn.Module) -> str | None:
 
 
 def drawings() -> dict[Path, str]:
-    """Return the drawings of published networks, by file."""
+    """Return the drawings of published networks, by path."""
     written = {}
     for username in (username for username, own in results().items() if own):
         picture = drawing(build_model(username, PEOPLE[username].dataset)[0])
@@ -106,7 +106,7 @@ def drawings() -> dict[Path, str]:
 
 
 def command(args: argparse.Namespace) -> None:
-    """Write what is out of date."""
+    """Write the drawings that are out of date."""
     write(drawings())
 
 

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 class DMLP(nn.Module):
     """MLP with three hidden layers of ``hidden_dim`` units and LeakyReLU.
 
-    Weights are initialized Kaiming-normal with the gain of LeakyReLU (He et al. 2015,
-    arXiv:1502.01852), biases with zeros.
+    Weights start Kaiming-normal (He et al. 2015, arXiv:1502.01852), biases at zero.
 
     >>> import torch
     >>> DMLP(784, 4)(torch.zeros(2, 1, 28, 28)).shape
@@ -28,10 +27,9 @@ class DMLP(nn.Module):
             nn.LeakyReLU(negative_slope),
             nn.Linear(hidden_dim, output_dim),
         )
-        for layer in self.net:
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, a=negative_slope, nonlinearity="leaky_relu")
-                nn.init.zeros_(layer.bias)
+        for layer in self.stack()[0]:
+            nn.init.kaiming_normal_(layer.weight, a=negative_slope, nonlinearity="leaky_relu")
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, output_dim) for inputs (B, input_dim) or images (B, 1, H, W)."""

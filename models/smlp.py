@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class SMLP(nn.Module):
@@ -34,7 +33,7 @@ class SMLP(nn.Module):
         x = x.flatten(1)
         *hidden, output = self.children()
         for layer in hidden:
-            x = F.relu(layer(x))
+            x = layer(x).relu()
         return output(x)  # type: ignore[no-any-return]
 
     def stack(self) -> tuple[list[nn.Linear], float]:
@@ -43,9 +42,6 @@ class SMLP(nn.Module):
 
     @staticmethod
     def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
-        """Return the constructor's ``hidden_layers`` for a bare state dict.
-
-        The group's earlier files have three hidden layers (``layer1`` to ``layer4``).
-        """
+        """Return ``hidden_layers`` of a bare state dict: three in the group's earlier files."""
         layers = sum(name.startswith("layer") and name.endswith(".weight") for name in weights)
         return {"hidden_layers": layers - 1}

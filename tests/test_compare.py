@@ -322,7 +322,7 @@ def test_wrong_use_is_one_sentence(call, tmp_path, monkeypatch):
         ((call.out / "t_history.csv",), "give its …_metrics.json"),
         ((a, "--dataset", "mnist_4_9"), "--dataset is for checkpoints, and none is given"),
         ((a, "--output_dir", tmp_path / "none"), "--output_dir"),
-        ((a, "--exp_name", "../x"), "is no name"),
+        ((a, "--exp_name", "../x"), "is not a name"),
     ):
         status, out, err = call(compare.main, *arguments)
         assert status == 2 and sentence in err, (arguments, err)

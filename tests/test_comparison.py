@@ -47,16 +47,16 @@ def entries(*evaluations):
 def test_ranks_and_differences():
     (test_set,) = rank_by_test_set([evaluation("a", 9), evaluation("b", 3), evaluation("c", 3)])
     assert [entry.name for entry in test_set.entries] == ["b", "c", "a"]
-    assert test_set.ranks == [1, 1, 3]
+    assert [rank for rank, _ in test_set.ranking] == [1, 1, 3]
     equal, first, second = test_set.differences
     assert (equal.only_first, equal.only_second, equal.mcnemar_p) == (0, 0, 1)
     for difference in (first, second):
-        assert difference.accuracy_difference == pytest.approx(6 / 40)
+        assert difference.difference == pytest.approx(6 / 40)
         assert (difference.only_first, difference.only_second) == (6, 0)
         assert difference.mcnemar_p == pytest.approx(2 / 2**6)
         assert difference.holm_p == pytest.approx(3 * 2 / 2**6)
         low, high = difference.interval
-        assert 0 < low < difference.accuracy_difference < high
+        assert 0 < low < difference.difference < high
 
 
 def test_only_equal_images_are_one_test_set():
@@ -103,7 +103,7 @@ def test_equal_names_become_paths():
 def test_many_entries_are_compared_with_the_best(monkeypatch):
     monkeypatch.setattr(comparison, "ALL_PAIRS", 2)
     (test_set,) = rank_by_test_set([evaluation(name, k) for k, name in enumerate("abc")])
-    pairs = [(each.first.name, each.second.name) for each in test_set.differences]
+    pairs = [(each.first, each.second) for each in test_set.differences]
     assert pairs == [("a", "b"), ("a", "c")]
     assert "compared with the best one only" in comparison_page([test_set], "x")
 

@@ -1,5 +1,6 @@
-"""The documents: every command in them runs, links lead somewhere, generated pages are fresh."""
+"""The documents: their commands run, their links resolve, generated files are up to date."""
 
+import json
 import os
 import re
 import shlex
@@ -25,18 +26,20 @@ import generate
 
 from DJSW import results
 
+#: Pages in docs/ that docs/conf.py writes.
+COPIES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "commands.md")
 PAGES = ["README.md"] + [
     path.relative_to(ROOT).as_posix()
     for path in sorted((ROOT / "docs").glob("*.md"))
-    if path.name not in ("README.md", "commands.md")  # which docs/conf.py makes
+    if path.name not in COPIES
 ]
-#: Tests that run tests would not end.
+#: Commands that run the tests, and would not end here.
 OWN = ("uv run pytest", ".ci/run")
 BLOCK = re.compile(r"(<!-- needs LUMI -->\n)?```bash\n(.*?)```", re.DOTALL)
 
 
 def commands(page: str) -> list[str]:
-    """The shell blocks of a page that can run here."""
+    """Return the shell blocks of a page that can run here."""
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = [block for elsewhere, block in BLOCK.findall(text) if not elsewhere]
     return [block for block in blocks if not any(own in block for own in OWN)]
@@ -44,7 +47,7 @@ def commands(page: str) -> list[str]:
 
 @pytest.fixture
 def clone(tmp_path):
-    """A checkout with results and tiny datasets, where ``uv run`` is this Python."""
+    """A checkout with results and tiny datasets, in which ``uv run`` runs this Python."""
     folder = copy_checkout(tmp_path / "clone")
     write_datasets(folder / "data" / "processed")
     shims = tmp_path / "bin"
@@ -64,12 +67,14 @@ def clone(tmp_path):
         yield folder, environment
 
 
-def add_what_the_documents_add(folder):
-    """The README's network and person, and the dataset of docs/extending.md."""
-    readme, extending = (
-        re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-        for page in ("README.md", "docs/extending.md")
-    )
+def python_blocks(page):
+    """Return the Python blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def add_examples(folder):
+    """Add the README's network and person, and the dataset of docs/extending.md."""
+    readme, extending = map(python_blocks, ("README.md", "docs/extending.md"))
     (folder / "models" / "mine.py").write_text(readme[0])
     tables = folder / "DJSW" / "pipelines.py"
     text = tables.read_text()
@@ -89,8 +94,8 @@ def test_every_command_runs(page, clone, request):
     if "datasetprep/" in "".join(commands(page)):
         shutil.copytree(request.getfixturevalue("raw_data"), folder / "data" / "raw")
     if page in ("README.md", "docs/extending.md"):
-        add_what_the_documents_add(folder)
-    if page == "docs/extending.md":  # which goes on from the README
+        add_examples(folder)
+    if page == "docs/extending.md":  # continues from the README
         (folder / "weights" / "MyMLP").mkdir()
     for block in commands(page):
         ran = subprocess.run(
@@ -106,8 +111,21 @@ def test_every_command_runs(page, clone, request):
         assert (folder / "docs" / "_build" / "index.html").exists()
 
 
+def test_script_from_python_runs(clone, run_script):
+    """The script of docs/python.md trains, evaluates and prints the accuracy."""
+    folder, environment = clone
+    (block,) = python_blocks("docs/python.md")
+    statements = [line for line in block.splitlines() if line and "import" not in line.split()]
+    assert len(statements) <= 5
+    (folder / "script.py").write_text(block)
+    ran = run_script(folder / "script.py", cwd=folder, env=environment)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    metrics = json.loads((folder / "reports" / "notebook_metrics.json").read_text())
+    assert float(ran.stdout.splitlines()[-1]) == metrics["metrics"]["accuracy"]
+
+
 def test_no_command_is_left_out():
-    """Shell blocks are marked as bash, so that they are found; only a cluster's may be exempt."""
+    """Shell blocks are marked as bash, so that they are found; only a cluster's are exempt."""
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert not re.search(r"^[ \t]+```bash|```(sh|shell|console)\b", text, re.MULTILINE), page
@@ -116,8 +134,8 @@ def test_no_command_is_left_out():
     assert "uv run DJSW/main.py" in commands("README.md")[0] and len(commands("README.md")) >= 4
 
 
-def test_links_lead_somewhere():
-    """Those of Markdown pages within the repository; Sphinx checks the headings they name."""
+def test_links_resolve():
+    """Links within the repository lead to files; Sphinx checks the headings that they name."""
     for page in checkout_files():
         if page.endswith(".md"):
             for link in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text(encoding="utf-8")):
@@ -131,8 +149,8 @@ def test_drawings_are_up_to_date(tmp_path, monkeypatch):
         assert path.read_text(encoding="utf-8") == text, f"{path}: uv run docs/generate.py"
 
 
-def test_troubleshooting_quotes_what_is_said():
-    """Each quoted sentence stands in the code, its parts one after the other."""
+def test_troubleshooting_quotes_messages():
+    """Each quoted message is in the code, its parts in order."""
     code = "".join(
         (ROOT / name).read_text(encoding="utf-8")
         for name in checkout_files()

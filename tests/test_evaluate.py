@@ -280,7 +280,7 @@ def test_damaged_evaluations_are_refused(measured):
     record = json.loads(text)
     earlier = {name: value for name, value in record.items() if name != "format"}
     path.write_text(json.dumps(earlier))
-    refused("is of an older format")
+    refused("is of format djsw-evaluation-1")
     path.write_text(json.dumps({**record, "correct": record["correct"] + 1}))
     refused("was changed")
     path.write_text(text)

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -20,20 +20,20 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
+        """Exit with the message, once for all ranks: they were given the same flags."""
         text = f"error: {message} (--help lists the flags)\n"
-        # The other ranks were given the same flags.
         self.exit(UsageError.exit_status, None if env_rank() else text)
 
 
 def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Run ``command(args)`` and return its exit status; a traceback is left to bugs.
+    """Run ``command(args)`` and return its exit status; only bugs end in a traceback.
 
-    0 done; 2 wrong use; 1 a failed run, the system's refusals (disk full, no permission) included;
-    75, 130 or 143 stopped by SIGUSR1, SIGINT or SIGTERM; 141 by a reader that closed the pipe.
-    Ranks other than 0 say who they are.
+    0 done; 2 wrong use; 1 a failed run, or an error of the system such as a full disk; 75, 130 or
+    143 stopped by SIGUSR1, SIGINT or SIGTERM; 141 by a reader that closed the pipe. Messages of
+    ranks other than 0 begin with the rank.
     """
     # Read when torch is loaded. Networks this small are slower on several threads, and much slower
-    # beside a busy neighbour; their number, too, decides the bits of a result.
+    # beside a busy neighbor; the number of threads also decides the bits of a result.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What CUDA's matrix products need to give the same bits each time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -49,9 +49,7 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_status
-    except BrokenPipeError:
-        # Whoever read the output, such as head, has closed the pipe; nothing more is to be written
-        # there, when Python ends neither.
+    except BrokenPipeError:  # head, say, has read enough: Python is not to flush the rest at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as of a process that SIGPIPE ended
     except OSError as error:
@@ -65,41 +63,41 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
 
 
 def output_flags(flags: Parser, kind: str) -> None:
-    """``--output_dir`` and ``--exp_name`` of a command that one may try without naming things."""
+    """Add ``--output_dir`` and ``--exp_name``, with defaults for a quick try."""
     flags.add_argument(
         "--output_dir", default="reports", help="existing folder for its files; default reports"
     )
     flags.add_argument(
         "--exp_name",
         type=experiment_name,
-        help=f"what they are named after; default {kind}_ and the time (UTC)",
+        help=f"name of its files; default {kind}_ and the time (UTC)",
     )
     now = datetime.now(UTC)  # in milliseconds: a comparison takes half a second
     flags.set_defaults(default_name=f"{kind}_{now:%Y%m%d_%H%M%S}_{now.microsecond // 1000:03}")
 
 
 def experiment_name(text: str) -> str:
-    """Letters, digits, ``.``, ``_`` and ``-``: safe in every file name."""
+    """Accept letters, digits, ``.``, ``_`` and ``-``: safe in every file name."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text) or ".." in text or len(text) > 100:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no name: up to 100 letters, digits, '.', '_' and '-', without '..' and "
-            "not starting with '.' or '-'"
+            f"{text!r} is not a name (up to 100 letters, digits, '.', '_' and '-', without '..' "
+            "and not starting with '.' or '-')"
         )
     return text
 
 
 def positive_int(text: str) -> int:
-    """A whole number from 1 to a billion."""
+    """Accept a whole number from 1 to a billion."""
     return _whole_number(text, 1, 10**9)
 
 
 def seed(text: str) -> int:
-    """A whole number from 0 to 2**63 - 1, what every generator here takes."""
+    """Accept a whole number from 0 to 2**63 - 1, what torch's and NumPy's generators take."""
     return _whole_number(text, 0, 2**63 - 1)
 
 
 def array_task(text: str) -> int:
-    """A whole number from 0, as Slurm counts the tasks of a job array."""
+    """Accept a whole number from 0, as Slurm counts the tasks of a job array."""
     return _whole_number(text, 0, 10**9)
 
 
@@ -111,7 +109,7 @@ def _whole_number(text: str, least: int, most: int) -> int:
 
 
 def positive_float(text: str) -> float:
-    """A finite number above 0."""
+    """Accept a finite number above 0."""
     try:
         number = float(text)
     except ValueError:
@@ -121,8 +119,8 @@ def positive_float(text: str) -> float:
     return number
 
 
-def digits(text: str) -> Sequence[int]:
-    """Digits in a list: sorted, each once.
+def digits(text: str) -> tuple[int, ...]:
+    """Accept a list of digits; return them sorted, each once.
 
     >>> digits("6,4,5,4")
     (4, 5, 6)

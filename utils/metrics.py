@@ -9,12 +9,11 @@ Metrics of probabilities take ``log_probabilities``, an array (N, C) of natural 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import metrics as sklearn_metrics
-
-from utils.records.evaluation import ConfidenceBin, DigitMetrics
 
 #: Bins of confidence, as in Guo et al. (2017), "On Calibration of Modern Neural Networks".
 CALIBRATION_BINS = 15
@@ -95,25 +94,18 @@ def classification(
 
 
 def label_distance(y_true: ArrayLike, y_pred: ArrayLike) -> dict[str, float]:
-    """Return the four metrics that treat digits as quantities, to compare with earlier tables.
-
-    A 4 predicted as 9 counts 25 times (MSE) or 5 times (MAE) as much as a 4 predicted as 5, though
-    it is the easier mistake.
-    """
+    """Return the four metrics that treat digits as quantities, to compare with earlier tables."""
     return {metric.__name__: metric(y_true, y_pred) for metric in (mse, rmse, mae, r2)}
 
 
-def per_class(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int]) -> list[DigitMetrics]:
+def per_class(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int]) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and number of images (``support``) of each class."""
-    columns = sklearn_metrics.precision_recall_fscore_support(
+    scores = sklearn_metrics.precision_recall_fscore_support(
         y_true, y_pred, labels=classes, zero_division=0
     )
-    return [
-        DigitMetrics(
-            digit=int(digit), precision=float(p), recall=float(r), f1=float(f), support=int(n)
-        )
-        for digit, p, r, f, n in zip(classes, *columns, strict=True)
-    ]
+    names = ("digit", "precision", "recall", "f1", "support")
+    columns = (np.asarray(column).tolist() for column in (classes, *scores))
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def image_losses(log_probabilities: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
@@ -146,12 +138,11 @@ def confidence_gaps(
 
 
 def expected_calibration_error(bins: np.ndarray, gaps: np.ndarray) -> float:
-    """Return the mean over the images of ``abs(accuracy - mean confidence)`` of their bin, in
-    [0, 1]."""
+    """Return the images' mean of ``abs(accuracy - mean confidence)`` of their bin, in [0, 1]."""
     return float(np.abs(np.bincount(bins, weights=gaps)).sum() / len(gaps))
 
 
-def calibration(log_probabilities: np.ndarray, classes: np.ndarray) -> list[ConfidenceBin]:
+def calibration(log_probabilities: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
     """Return the bins of confidence that hold images, see :func:`confidence_gaps`."""
     bins, _ = confidence_gaps(log_probabilities, classes)
     confidence = np.exp(log_probabilities.max(1))

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import operator
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -43,15 +42,12 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
 
     ``dataset[int]`` is a float32 tensor (1, H, W) in [0, 1] and an int label. With a list, slice or
     array as index it is a batch (B, 1, H, W) and an int64 tensor (B,). A ``DataLoader`` reads whole
-    batches, whether it has a sampler of index batches and ``batch_size=None`` or the usual
-    ``batch_size=B``.
+    batches, with index batches as sampler and ``batch_size=None`` or the usual ``batch_size=B``.
 
-    The file is closed before the constructor returns. Contiguous images are memory-mapped, so that
-    forked workers share them and random access costs no more than indexing an array. Compressed or
-    chunked images are read into memory once. Spawned workers reopen the file.
+    The file does not stay open. Contiguous images are memory-mapped: forked workers share them, and
+    random access costs no more than indexing an array. Others are read into memory once.
 
-    :param h5_path: a relative path is taken from the working directory, else from the repository
-        root.
+    :param h5_path: taken from the working directory, else from the repository root.
     :param transform: called with each image, a float32 tensor (1, H, W).
     :param target_transform: called with each label, an int, or with whole label arrays if it has
         ``takes_arrays = True``.
@@ -84,17 +80,6 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
         return RunError(f"{self.h5_path}: {detail} (delete it to create it again)")
 
     def _read(self, file: h5py.File) -> None:
-        images, labels = self._checked_arrays(file)
-        self.attributes: dict[str, object] = dict(file.attrs)
-        self.labels: np.ndarray = labels[()]
-        offset = None if images.chunks else images.id.get_offset()
-        if offset is None:
-            self.images: np.ndarray = images[()]
-        else:
-            mapped = np.memmap(self.h5_path, np.uint8, "r", offset, images.shape)
-            self.images = mapped.view(np.ndarray)  # indexing a plain array is twice as fast
-
-    def _checked_arrays(self, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
         images, labels = file.get("images"), file.get("labels")
         for name, found in (("images", images), ("labels", labels)):
             if not isinstance(found, h5py.Dataset):
@@ -107,7 +92,14 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
             raise self._invalid(f"{len(images)} images but {len(labels)} labels")
         if images.size == 0:
             raise self._invalid("no images")
-        return images, labels
+        self.attributes: dict[str, Any] = dict(file.attrs)
+        self.labels: np.ndarray = labels[()]
+        offset = None if images.chunks else images.id.get_offset()
+        if offset is None:
+            self.images: np.ndarray = images[()]
+        else:
+            mapped = np.memmap(self.h5_path, np.uint8, "r", offset, images.shape)
+            self.images = mapped.view(np.ndarray)  # indexing a plain array is twice as fast
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickled memory map would contain every image.
@@ -119,20 +111,22 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
     def __getitem__(self, index: Any) -> tuple[Any, Any]:
         if not isinstance(index, slice):
             index = np.asarray(index)
-            if index.ndim == 0:
-                index = operator.index(index.item())
-            elif index.size == 0:
-                index = index.astype(np.intp)
-        images, labels = self._scaled(self.images[index]), self.labels[index]
-        if isinstance(index, int):
+            index = index if index.size else index.astype(np.intp)  # [] has the type float64
+        images, labels = self._scaled(self.images[index]), self.labels[index].astype(np.int64)
+        if labels.ndim == 0:
             return self._sample(images, int(labels))
-        return self._transformed(images), self._target_transformed(labels)
+        if self.transform and len(labels):
+            images = default_collate([*map(self.transform, images)])
+        if self.target_transform is None or len(labels) == 0:
+            return images, torch.from_numpy(labels)
+        if getattr(self.target_transform, "takes_arrays", False):
+            return images, torch.from_numpy(self.target_transform(labels))
+        return images, default_collate([*map(self.target_transform, labels.tolist())])
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Return the samples of one batch, for a ``DataLoader`` to collate."""
         rows = np.asarray(indices, dtype=np.intp)
-        images, labels = self._scaled(self.images[rows]), self.labels[rows].tolist()
-        return [self._sample(image, label) for image, label in zip(images, labels, strict=True)]
+        return [*map(self._sample, self._scaled(self.images[rows]), self.labels[rows].tolist())]
 
     @staticmethod
     def _scaled(images: np.ndarray) -> Tensor:
@@ -148,22 +142,8 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
             self.target_transform(label) if self.target_transform else label,
         )
 
-    def _transformed(self, images: Tensor) -> Any:
-        if self.transform is None or len(images) == 0:
-            return images
-        return default_collate([self.transform(image) for image in images])
-
-    def _target_transformed(self, labels: np.ndarray) -> Any:
-        if self.target_transform is None or len(labels) == 0:
-            return torch.from_numpy(labels.astype(np.int64))
-        if getattr(self.target_transform, "takes_arrays", False):
-            return torch.from_numpy(self.target_transform(labels))
-        return default_collate([self.target_transform(label) for label in labels.tolist()])
-
     def check_attributes(self, **expected: object) -> None:
-        """Check the file's attributes against its arrays and against the ``expected`` values.
-
-        Attributes that the file lacks are not checked, since the group's earlier files have none.
+        """Check the attributes that the file has against its arrays and the ``expected`` values.
 
         :raises RunError: an array is not the one that was written, or an attribute differs.
         """

@@ -1,4 +1,4 @@
-"""run.sh on a real Slurm: a private cluster of one node, with its GPUs and its container faked."""
+"""run.sh on a real Slurm: a private cluster of one node, with fake GPUs and container."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def trained(cluster: Cluster) -> str:
-    """The number of a job that has trained waly's ``first``."""
+    """Return the ID of a job that trained waly's ``first``."""
     job = cluster.submit("run.sh", *WALY, "--exp_name", "first", "--train")
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
     return job
@@ -59,7 +59,7 @@ def test_training_job(cluster, trained):
     for line in (f"nodes       {node}, ranks: 1", f"commit      {commit}\n", "device      cpu ("):
         assert line in log
     assert f"container   {cluster.folder}/image.sif\n" in log
-    assert "epoch 10/10" in log and "checkpoint  " in log
+    assert "epoch 100/100" in log and "checkpoint  " in log
     assert (cluster.project / "reports" / f"djsw_{trained}.log").read_text() == log
     assert not list(cluster.project.glob("*.log"))
 
@@ -83,10 +83,10 @@ def test_training_job(cluster, trained):
     image = cluster.folder / "image.sif"
     flags = " ".join((*WALY, "--exp_name", "first", "--train"))
     assert called[3] == f"run {image} python DJSW/main.py {flags}"
-    # On a busy machine Slurm calls the job ended while its script still tidies up.
+    # On a busy machine Slurm reports the end of the job while its script still cleans up.
     until = time.monotonic() + 10
     while list(Path("/tmp").glob(f"djsw_{trained}_*")):
-        assert time.monotonic() < until, "the job's private folder is left behind"
+        assert time.monotonic() < until, "the job's private folder still exists"
         time.sleep(0.2)
 
 
@@ -103,11 +103,11 @@ def test_evaluation_of_another_s_checkpoint(cluster, trained):
     expected = json.loads((cluster.project / "reports" / "here_metrics.json").read_text())
     assert metrics["metrics"] == expected["metrics"]
     assert metrics["session"]["slurm"]["SLURM_JOB_ID"] == job
-    assert f"{metrics['correct']} of 43 images right" in cluster.log(job)
+    assert f"{metrics['correct']} of 43 images correct" in cluster.log(job)
 
 
 def test_time_limit_requeue_and_resume(cluster):
-    """The job is warned 45 s before its minute is up, or at Slurm's next look, 30 s later."""
+    """The signal comes 45 s before the one-minute limit, or at Slurm's next check, 30 s later."""
     measured = cluster.submit("run.sh", *SIGURD, "--exp_name", "speed", "--train", "--num_epochs=3")
     assert cluster.wait(measured) == "COMPLETED", cluster.log(measured)
     seconds = record_of(cluster, "SMLP/speed")["results"]["last"]["seconds"]
@@ -132,7 +132,7 @@ def test_time_limit_requeue_and_resume(cluster):
     times = [time for session in sessions for time in (session["started"], session["ended"])]
     assert times == sorted(times)
     log = cluster.log(job)
-    assert log.count("stopped by SIGUSR1") == log.count("back to the queue") == len(sessions) - 1
+    assert log.count("stopped by SIGUSR1") == log.count("requeued for restart") == len(sessions) - 1
     assert f"restart {len(sessions) - 1} of 20" in log and "resumed     after" in log
 
 
@@ -144,8 +144,8 @@ def test_restarts_are_bounded(cluster):
         cluster("scancel", "--batch", "--signal=USR1", job)
     assert cluster.wait(job) == "FAILED"
     log = cluster.log(job)
-    assert "back to the queue for restart 1 of 1" in log
-    assert "not put back into the queue after 1 restarts; --resume goes on" in log
+    assert "requeued for restart 1 of 1" in log
+    assert "not requeued after 1 restarts; continue with --resume" in log
     assert [session["ended_by"] for session in record_of(cluster, "SMLP/bounded")["sessions"]] == [
         "SIGUSR1",
         "SIGUSR1",
@@ -168,7 +168,7 @@ def test_cancelled_training_can_be_resumed(cluster):
 
 
 def test_array_of_seeds(cluster):
-    """Four tasks at once, none of which finds its data: preparing them together is harmless."""
+    """Four tasks start at once without data, and create them concurrently."""
     data = cluster.project / "data" / "processed"
     aside = data.with_name("aside")
     data.rename(aside)
@@ -176,7 +176,7 @@ def test_array_of_seeds(cluster):
     usps = os.environ.get("DJSW_RAW_USPS", "")
     wanted = ["--seed", "7", "--exp_name", "seeds", "--train", "--num_epochs", "2"]
     try:
-        if not usps:  # nowhere to make them from: then they are there
+        if not usps:  # no raw files: the data exist already
             shutil.copy(aside / "usps_0_6.h5", data)
         job = cluster.submit("--array=0-3", "run.sh", *WALY, *wanted, DJSW_RAW_USPS=usps)
         logs = []
@@ -184,7 +184,7 @@ def test_array_of_seeds(cluster):
             assert cluster.wait(f"{job}_{task}") == "COMPLETED", cluster.log(f"{job}_{task}")
             logs.append(cluster.log(f"{job}_{task}"))
         assert all("checkpoint  " in log for log in logs)
-        assert any("making it" in log for log in logs) or not usps
+        assert any("creating it" in log for log in logs) or not usps
         one = (*WALY, *wanted, "--seed=9", "--exp_name=alone")
         assert cluster(sys.executable, "DJSW/main.py", *one).returncode == 0
     finally:
@@ -200,7 +200,7 @@ def test_array_of_seeds(cluster):
 
 
 def test_two_ranks(cluster, trained):
-    """As one, but for rounding; the last of its batches has fewer images than there are ranks."""
+    """Two ranks equal one but for rounding; the last batch has fewer images than ranks."""
     flags = (*WALY, "--train", "--batch_size", "107", "--num_epochs", "3")
     job = cluster.submit("--ntasks=2", "run.sh", *flags, "--exp_name=two")
     alone = cluster(sys.executable, "DJSW/main.py", *flags, "--exp_name=one")
@@ -226,12 +226,12 @@ def test_two_ranks(cluster, trained):
     assert counted["metrics"] == expected["metrics"]
 
 
-def test_two_ranks_stop_together_and_one_goes_on(cluster):
+def test_two_ranks_stop_together_and_one_rank_resumes(cluster):
     flags = (*SIGURD, "--train", "--exp_name=together")
     job = cluster.submit("--ntasks-per-node=2", "run.sh", *flags, "--num_epochs=100000")
     wait_for(lambda: "epoch      1/" in cluster.log(job), 60)
     cluster("scancel", "--batch", "--signal=USR1", job)
-    wait_for(lambda: "back to the queue" in cluster.log(job), 60)
+    wait_for(lambda: "requeued for restart" in cluster.log(job), 60)
     cluster("scancel", job)
     assert cluster.wait(job) == "CANCELLED"
     assert "lost" not in cluster.log(job)
@@ -245,21 +245,21 @@ def test_two_ranks_stop_together_and_one_goes_on(cluster):
     assert "after 2 ranks of 1 thread" in sessions[-1]["change"]
 
 
-def test_warning_that_comes_before_anything_is_begun(cluster):
-    """While the module is loaded: the job goes back to the queue, and then trains."""
+def test_signal_before_the_run_has_started(cluster):
+    """While the module is loaded: the job is requeued, and then trains."""
     slow = f'() {{ echo "$*" >>"{cluster.folder}/slow.log"; [[ $1 != load ]] || sleep 3; }}'
     flags = (*SIGURD, "--train", "--exp_name=early", "--num_epochs=100000")
     job = cluster.submit("run.sh", *flags, **{"BASH_FUNC_module%%": slow})
     wait_for((cluster.folder / "slow.log").exists, 30)
     cluster("scancel", "--batch", "--signal=USR1", job)
     try:
-        wait_for(lambda: "back to the queue for restart 1 of 20" in cluster.log(job), 60)
+        wait_for(lambda: "requeued for restart 1 of 20" in cluster.log(job), 60)
     finally:
         cluster("scancel", job)
     assert cluster.wait(job) == "CANCELLED"
 
 
-def test_a_reproduction_goes_on_too(cluster, trained):
+def test_a_reproduction_resumes_too(cluster, trained):
     changed = record_of(cluster, "WMLP/first")
     changed["settings"]["num_epochs"] = 100_000
     path = cluster.project / "weights" / "WMLP" / "endless_run.json"
@@ -272,8 +272,8 @@ def test_a_reproduction_goes_on_too(cluster, trained):
     assert cluster.wait(job) == "CANCELLED"
 
 
-def test_only_what_goes_on_is_put_back_into_the_queue(cluster):
-    """A command that SIGUSR1 ends would begin anew each time."""
+def test_only_what_can_resume_is_requeued(cluster):
+    """A command that SIGUSR1 ends would start from scratch each time."""
     (cluster.project / "wait.py").write_text("import time; print('waits'); time.sleep(60)")
     try:
         job = cluster.submit("run.sh", "wait.py")
@@ -282,7 +282,7 @@ def test_only_what_goes_on_is_put_back_into_the_queue(cluster):
         assert cluster.wait(job) == "FAILED"
     finally:
         (cluster.project / "wait.py").unlink()
-    assert "only a training goes on where it was; sbatch --time=" in cluster.log(job)
+    assert "only training can resume; give more with sbatch --time=" in cluster.log(job)
 
 
 def test_where_slurm_does_not_requeue(cluster):
@@ -291,12 +291,12 @@ def test_where_slurm_does_not_requeue(cluster):
     wait_for(lambda: "epoch      1/" in cluster.log(job), 60)
     cluster("scancel", "--batch", "--signal=USR1", job)
     assert cluster.wait(job) == "FAILED"
-    assert "error: Slurm did not put it back into the queue; --resume goes on" in cluster.log(job)
-    assert "back to the queue for" not in cluster.log(job)
+    assert "error: Slurm did not requeue the job; continue with --resume" in cluster.log(job)
+    assert "requeued for restart" not in cluster.log(job)
 
 
 def test_submitted_from_within_another_job(cluster):
-    """From a step, and from a task of an array, whose variables come along."""
+    """From a step, and from a task of an array, whose variables are inherited."""
     inner = f"sbatch --parsable run.sh {' '.join(WALY)} --train --num_epochs=1 --exp_name="
     outer = cluster("srun", "--mem=1M", "bash", "-c", f"{inner}from_step")
     assert cluster.wait(outer.stdout.strip()) == "COMPLETED", cluster.log(outer.stdout.strip())
@@ -311,7 +311,7 @@ def test_submitted_from_within_another_job(cluster):
 
 
 def test_restart_does_not_take_over_another_training(cluster, trained):
-    """The job is put back before it has begun; the name was taken before it came."""
+    """The job is requeued before the run starts; the name was already taken."""
     slow = f'() {{ echo "$*" >>"{cluster.folder}/other.log"; [[ $1 != load ]] || sleep 3; }}'
     flags = (*WALY, "--train", "--exp_name=first")
     job = cluster.submit("run.sh", *flags, **{"BASH_FUNC_module%%": slow})
@@ -329,14 +329,14 @@ def test_gpus_that_no_rank_would_use_are_refused(cluster):
 
 
 def test_cluster_without_gpus(cluster):
-    """Where the partition has another name too, the options say so."""
+    """Options give the other name of the partition too."""
     options = ("--gpus-per-node=0", "--mem-per-gpu=0", "--partition=dev-g")
     job = cluster.submit(*options, "run.sh", *WALY, "--train", "--exp_name=cpu", "--num_epochs=1")
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
 
 
 def test_reports_on_another_disk(cluster):
-    """Where no hard link leads: the log stays, and reports/ has a link to it."""
+    """A hard link is impossible: the log stays, and reports/ has a symbolic link to it."""
     reports = cluster.project / "reports"
     reports.rename(cluster.project / "aside")
     elsewhere = Path(tempfile.mkdtemp(prefix="djsw-", dir="/dev/shm"))
@@ -360,7 +360,7 @@ def test_crash_of_one_rank_ends_the_job_with_a_sentence(cluster):
     assert cluster.wait(job, seconds=30) == "FAILED"
     log = cluster.log(job)
     assert "error: the run ended with status" in log or "a process was killed" in log
-    assert "back to the queue" not in log
+    assert "requeued for restart" not in log
     assert "Traceback" not in log
 
 
@@ -454,7 +454,7 @@ def test_data_missing_and_no_network(cluster):
         file.with_suffix(".aside").rename(file)
     assert checked.returncode == 1
     for text in (checked.stderr, cluster.log(job)):
-        assert "Put zip.train.gz" in text and "DJSW_RAW_USPS" in text and "Traceback" not in text
+        assert "put zip.train.gz" in text and "DJSW_RAW_USPS" in text and "Traceback" not in text
 
 
 def test_check_of_a_right_command_says_how_to_submit_it(cluster):
@@ -468,7 +468,7 @@ def test_check_of_a_right_command_says_how_to_submit_it(cluster):
 
 @pytest.mark.parametrize("start", [("bash",), ("srun", "--mem=1M", "bash")])
 def test_started_without_sbatch(cluster, start):
-    """On a login node, and as a step of a job, where a further step would wait for ever."""
+    """On a login node, and as a step of a job, where a further step would wait forever."""
     result = cluster(*start, "run.sh", *WALY, "--exp_name=login node", "--train")
     assert result.returncode == 2
     sentence = next(line for line in result.stderr.splitlines() if not line.startswith("srun:"))
@@ -513,7 +513,7 @@ def test_reproduction_as_a_job(cluster, trained):
 
 
 def test_masks_of_a_full_node_are_read_by_srun(cluster):
-    """They cannot take effect here: the node has neither eight GPUs nor LUMI's cores."""
+    """They have no effect here: the node has neither eight GPUs nor LUMI's cores."""
     text = (cluster.project / "run.sh").read_text()
     mask = next(word for word in text.split('"') if word.startswith("--cpu-bind=mask_cpu:"))
     for option, status in ((mask, 0), (mask.replace("mask_cpu", "mask_gpu"), 1)):
@@ -532,7 +532,7 @@ def wait_for(condition, seconds):
 
 
 def process_of(job: str, rank: int) -> int:
-    """The process of a rank of the job: Python, not the shell or the step's daemon."""
+    """Return the process ID of a rank's Python, not of the shell or the step's daemon."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = (folder / "environ").read_bytes().split(b"\0")

@@ -5,6 +5,7 @@ means of means, so that any number of ranks gives the results of one but for rou
 """
 
 import contextlib
+import io
 import os
 import platform
 import re
@@ -57,14 +58,13 @@ def process_group(device: torch.device) -> Iterator[RankDevices]:
         if other != flags[0]:
             _destroy_process_group()
             raise UsageError(f"ranks were given different flags: {flags[0]} and {other}")
-    with open(os.devnull, "w") if rank() > 0 else contextlib.nullcontext(sys.stdout) as output:
-        with contextlib.redirect_stdout(output):
-            try:
-                yield list(devices)
-            except (PeerAborted, Stopped):
-                _destroy_process_group()
-                raise
-            barrier()
+    with contextlib.redirect_stdout(io.StringIO() if rank() > 0 else sys.stdout):
+        try:
+            yield list(devices)
+        except (PeerAborted, Stopped):
+            _destroy_process_group()
+            raise
+        barrier()
     _destroy_process_group()
 
 

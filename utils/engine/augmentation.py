@@ -21,7 +21,7 @@ Augment = Callable[[Tensor, int, int], Tensor]
 def augmenter(
     augmentation: "DataclassInstance | None", image_size: tuple[int, int], device: torch.device
 ) -> Augment:
-    """Return the augmentation of a recipe for images of a size; None leaves them as they are."""
+    """Return the augmentation of a recipe; None leaves the images as they are."""
     if augmentation is None:
         return _no_augmentation
     return Augmenter(image_size, device, **asdict(augmentation))

@@ -35,6 +35,7 @@ class AutogradGradients:
         self._manual_seed(seed)
 
     def __call__(self, images: Tensor, classes: Tensor, batch_size: int) -> Tensor:
+        """Write the gradients; return the summed loss."""
         self.model.zero_grad(set_to_none=False)  # they are views of the optimizer's tensor
         if len(classes) == 0:  # many layers refuse a batch of nothing
             return images.new_zeros(())
@@ -68,6 +69,7 @@ class StackGradients:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, classes: Tensor, batch_size: int) -> Tensor:
+        """Write the gradients; return the summed loss."""
         x = images.flatten(1)
         activations = [x]
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):

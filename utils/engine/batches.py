@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Subset, TensorDataset
 
 from utils.distributed import collectives
@@ -63,3 +64,10 @@ def predict(model: nn.Module, data: Samples, device: torch.device) -> tuple[Tens
         collectives.gather(torch.cat(logits), len(data)),
         collectives.gather(torch.cat(labels), len(data)),
     )
+
+
+def loss_and_accuracy(model: nn.Module, data: Samples, device: torch.device) -> tuple[float, float]:
+    """Return the mean cross-entropy and the accuracy."""
+    logits, classes = predict(model, data, device)
+    correct = int((logits.argmax(1) == classes).sum())
+    return F.cross_entropy(logits, classes).item(), correct / len(classes)

@@ -28,9 +28,12 @@ class RunLength(Protocol):
     """The settings that decide how long a run is."""
 
     @property
-    def num_epochs(self) -> int: ...
+    def num_epochs(self) -> int:
+        """Epochs in all."""
+
     @property
-    def patience(self) -> int | None: ...
+    def patience(self) -> int | None:
+        """Epochs without a better validation loss after which the run stops."""
 
 
 class History:

@@ -1,18 +1,18 @@
-"""Learning rates by step: each a share of the highest, for step 0 … steps-1."""
+"""Schedules: the learning rate as a share of the maximum, for step 0 … steps - 1."""
 
 import math
 
 
 def constant(step: int, steps: int) -> float:
-    """The same in every step."""
+    """Return 1 for every step."""
     return 1.0
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Up from 1/25 in the first 30 % of the steps, then down to 1/250 000, both along a cosine.
+    """Rise from 1/25 during the first 30 % of the steps, then fall to 1/250 000, along cosines.
 
-    As ``torch.optim.lr_scheduler.OneCycleLR`` has it (Smith and Topin, arXiv:1708.07120). The
-    highest is met exactly where 0.3 steps is a whole number; of fewer than ten, none may be near.
+    It is that of ``torch.optim.lr_scheduler.OneCycleLR`` (Smith and Topin, arXiv:1708.07120). The
+    maximum is reached exactly where 0.3 steps is a whole number.
 
     >>> [round(one_cycle(step, 100), 3) for step in (0, 29, 64, 99)]
     [0.04, 1.0, 0.5, 0.0]

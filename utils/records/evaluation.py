@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from utils.records.files import FileRecord
 from utils.records.provenance import without_nan
 from utils.records.typed import check_type
 
-#: Version of ``{exp_name}_metrics.json``; the first version did not state one.
+#: Version of ``{exp_name}_metrics.json``; files of the first version do not state it.
 FORMAT = "djsw-evaluation-2"
+#: Remedy for a damaged or older evaluation.
+AGAIN = "evaluate its checkpoint again under another --exp_name"
 
 #: Values by metric; ``None`` where a metric is undefined.
 MetricValues = Mapping[str, float | None]
@@ -40,18 +42,13 @@ class ModelRecord(TypedDict):
 
 
 class DatasetRecord(TypedDict):
-    """An HDF5 file and the SHA-256 of its arrays."""
+    """An HDF5 file, the SHA-256 of its arrays and, of an evaluation, its split: ``test``."""
 
     name: str
+    split: NotRequired[str]
     file: str
     images_sha256: str
     labels_sha256: str
-
-
-class SplitRecord(DatasetRecord):
-    """An HDF5 file and its split, which is ``test``."""
-
-    split: str
 
 
 class TrainingRecord(TypedDict):
@@ -67,44 +64,23 @@ class TrainingRecord(TypedDict):
     saved: str | None
 
 
-class DigitMetrics(TypedDict):
-    """Metrics of one digit; ``support`` is the number of its images."""
+class DigitRecord(TypedDict):
+    """Metrics of one digit, their intervals, and the number of its images (``support``)."""
 
     digit: int
     precision: float
     recall: float
     f1: float
     support: int
-
-
-class DigitRecord(DigitMetrics):
-    """Metrics of one digit, with the intervals of precision, recall and F1."""
-
     intervals: Mapping[str, Ends]
 
 
-class ConfidenceBin(TypedDict):
-    """Images whose confidence is in (``above``, ``up_to``].
-
-    ``right`` is the number of correct ones, ``confidence`` the mean confidence.
-    """
-
-    above: float
-    up_to: float
-    images: int
-    right: int
-    confidence: float
-
-
-class CalibrationRecord(ConfidenceBin):
-    """A bin of confidence, with the ends of the interval of its accuracy."""
-
-    low: float
-    high: float
-
-
 class Results(TypedDict):
-    """The numbers of an evaluation; ``confusion`` has true digits as rows."""
+    """The numbers of an evaluation; ``confusion`` has true digits as rows.
+
+    A bin of ``calibration`` has ``right`` of its ``images`` correct, with ``confidence`` in
+    (``above``, ``up_to``], on average; ``low`` and ``high`` are the interval of its accuracy.
+    """
 
     images: int
     correct: int
@@ -114,7 +90,7 @@ class Results(TypedDict):
     intervals: Mapping[str, Ends]
     per_class: list[DigitRecord]
     confusion: list[list[int]]
-    calibration: list[CalibrationRecord]
+    calibration: list[dict[str, float]]
     warnings: list[str]
 
 
@@ -135,22 +111,16 @@ class DeviceRecord(TypedDict):
 
 
 class SessionRecord(TypedDict):
-    """Provenance and resource usage of the process, see :mod:`utils.records.provenance`."""
+    """Provenance of a process; of a resumed run, ``source`` only where it has changed."""
 
     command: str
-    working_directory: str
     started: str
     git: GitRecord | None
-    source_sha256: str
-    source: dict[str, str]
-    diff: str
-    batch_script: str | None
     versions: dict[str, str]
     slurm: dict[str, str]
     device: DeviceRecord
-    seconds: float
-    peak_memory_bytes: dict[str, int | None]
-    gpu_hours: float
+    source: NotRequired[dict[str, str]]
+    source_sha256: NotRequired[str]
 
 
 class EvaluationMetadata(TypedDict):
@@ -165,31 +135,22 @@ class EvaluationMetadata(TypedDict):
     model: ModelRecord
     checkpoint: CheckpointRecord
     training: TrainingRecord | None
-    dataset: SplitRecord
+    dataset: DatasetRecord
     classes: list[int]
 
 
-class EvaluationContent(EvaluationMetadata, Results):
-    """The metrics file without its digest."""
+class EvaluationRecord(EvaluationMetadata, Results):
+    """The content of ``{exp_name}_metrics.json``."""
 
     predictions_sha256: str
     session: SessionRecord
-
-
-class EvaluationRecord(EvaluationContent):
-    """The content of ``{exp_name}_metrics.json``."""
-
     sha256: str
 
 
 def predictions_csv(
     log_probabilities: np.ndarray, labels: np.ndarray, digits: Sequence[int]
 ) -> bytes:
-    """Return a CSV with a line per image, in the order of the test file.
-
-    Its columns are the row in the test file, the true digit, the predicted digit, and the
-    probability of each digit to six significant digits.
-    """
+    """Return a CSV with a line per image: its row in the test file, digits and probabilities."""
     predicted = np.array(digits)[log_probabilities.argmax(1)]
     columns = [np.arange(len(labels)), labels, predicted, *np.exp(log_probabilities).T]
     header = ",".join(["index", "digit", "predicted", *(f"p_{digit}" for digit in digits)])
@@ -199,15 +160,12 @@ def predictions_csv(
     return text.getvalue().encode()
 
 
-def with_digest(content: EvaluationContent) -> EvaluationRecord:
+def with_digest(content: Mapping[str, object]) -> EvaluationRecord:
     """Return the record with the SHA-256 of its content, which reveals later changes."""
-    return {**content, "sha256": _content_sha256(content)}
-
-
-def _content_sha256(record: Mapping[str, object]) -> str:
-    content = {name: value for name, value in record.items() if name != "sha256"}
+    content = {name: value for name, value in content.items() if name != "sha256"}
     text = json.dumps(without_nan(content), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return cast(EvaluationRecord, {**content, "sha256": digest})
 
 
 def metric_values(record: EvaluationRecord) -> dict[str, float | None]:
@@ -217,11 +175,7 @@ def metric_values(record: EvaluationRecord) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation as read from its metrics file ``path`` and the predictions beside it.
-
-    :ivar labels: the true digits (N,).
-    :ivar predicted: the predicted digits (N,).
-    """
+    """A metrics file ``path`` as read, with true (``labels``) and predicted digits, arrays (N,)."""
 
     path: Path
     record: EvaluationRecord
@@ -250,25 +204,17 @@ class Evaluation:
 def read_evaluation(path: Path) -> Evaluation:
     """Read ``{exp_name}_metrics.json`` and the predictions beside it.
 
-    :raises UsageError: one of them is missing, damaged, or does not belong to the other, or the
-        format is another one.
+    :raises UsageError: one is missing, damaged, of another format, or they do not match.
     """
     record = _read_record(path)
     predictions = path.with_name(f"{record['exp_name']}_predictions.csv")
     if not predictions.exists():
-        raise UsageError(
-            f"{predictions} is missing: {path} refers to it (evaluate again under another "
-            "--exp_name)"
-        )
+        raise UsageError(f"{predictions} is missing: {path} refers to it ({AGAIN})")
     content = predictions.read_bytes()
     if hashlib.sha256(content).hexdigest() != record["predictions_sha256"]:
-        raise UsageError(
-            f"{predictions} does not hold the predictions of {path}: it is damaged, or belongs to "
-            "another evaluation (evaluate again under another --exp_name)"
-        )
-    columns = np.loadtxt(
-        content.decode().splitlines(), np.int64, delimiter=",", skiprows=1, usecols=(1, 2), ndmin=2
-    )
+        raise UsageError(f"{predictions} does not hold the predictions of {path} ({AGAIN})")
+    lines = content.decode().splitlines()
+    columns = np.loadtxt(lines, np.int64, delimiter=",", skiprows=1, usecols=(1, 2), ndmin=2)
     return Evaluation(path, record, *columns.T)
 
 
@@ -276,19 +222,18 @@ def _read_record(path: Path) -> EvaluationRecord:
     """Read a metrics file and check its format, its fields and its digest."""
     try:
         record: Any = json.loads(path.read_bytes())
-        if not isinstance(record, dict):
-            raise TypeError("it holds no JSON object")
+        check_type(record, Mapping[str, object])
         if "per_class" in record and record.get("format") != FORMAT:
-            other = "an older format" if "format" not in record else f"format {record['format']}"
             raise UsageError(
-                f"{path} is of {other}: this version reads {FORMAT} (evaluate its checkpoint "
-                "again under another --exp_name)"
+                f"{path} is of format {record.get('format', 'djsw-evaluation-1')}: this version "
+                f"reads {FORMAT} ({AGAIN})"
             )
         check_type(record, EvaluationRecord)
-        if record["sha256"] != _content_sha256(record):
+        whole = with_digest(record)
+        if record != whole:
             raise ValueError("it was changed")
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path} is not a valid metrics file of an evaluation: {error} (give a …_metrics.json)"
         ) from None
-    return cast(EvaluationRecord, record)
+    return whole

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from utils.errors import UsageError
-from utils.records.evaluation import DatasetRecord, DeviceRecord, GitRecord
+from utils.records.evaluation import DatasetRecord, SessionRecord
 from utils.records.files import FileRecord
 from utils.records.typed import check_type
 
@@ -15,14 +15,12 @@ RENAMED = {"deformation": "augmentation", "averaging": None, "label_smoothing": 
 
 
 class EpochResult(TypedDict):
-    """The results of an epoch; those of a finished run name its checkpoint and its weights."""
+    """The results of an epoch; those of a finished run name its checkpoint."""
 
     epoch: int
-    train_loss: float
     validation_loss: float
     validation_accuracy: float
     checkpoint: NotRequired[str]
-    weights_sha256: NotRequired[str]
 
 
 class RunResults(TypedDict):
@@ -32,39 +30,17 @@ class RunResults(TypedDict):
     last: EpochResult
 
 
-class RunModel(TypedDict):
-    """The class of the network and its constructor's arguments."""
-
-    name: str
-    arguments: Mapping[str, object]
-
-
-class RunSession(TypedDict):
-    """One process that worked on the run; ``source`` only where it differs from the one before."""
-
-    command: str
-    started: str
-    git: GitRecord | None
-    versions: dict[str, str]
-    slurm: dict[str, str]
-    device: DeviceRecord
-    source: NotRequired[dict[str, str]]
-    change: NotRequired[str | None]
-
-
 class Run(TypedDict):
     """The content of a record; ``status`` is running, stopped, failed or finished."""
 
     exp_name: str
     username: str
-    model: RunModel
     dataset: DatasetRecord
-    classes: list[int]
     settings: dict[str, Any]
     starting_weights: FileRecord | None
     status: str
     results: NotRequired[RunResults]
-    sessions: list[RunSession]
+    sessions: list[SessionRecord]
 
 
 def read_run(path: Path) -> Run:
@@ -77,18 +53,13 @@ def read_run(path: Path) -> Run:
         check_type(record, Run)
         if not record["sessions"] or (record["status"] == "finished") > ("results" in record):
             raise TypeError("it has no sessions or no results")
-        record["settings"] = modernize_settings(record["settings"])
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is not a valid record of a run: {error} (give a …_run.json)"
-        ) from None
-    return cast(Run, record)
+        sentence = f"{path} is not a valid record of a run: {error} (give a …_run.json)"
+        raise UsageError(sentence) from None
+    return cast(Run, {**record, "settings": modernize_settings(record["settings"])})
 
 
 def modernize_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return recorded settings by today's names."""
-    return {
-        str(RENAMED.get(name, name)): value
-        for name, value in recorded.items()
-        if RENAMED.get(name, name) is not None
-    }
+    names = {name: RENAMED.get(name, name) for name in recorded}
+    return {new: recorded[name] for name, new in names.items() if new}

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UsageError
@@ -13,39 +12,28 @@ from utils.records.files import file_lock
 OWNED = r"(resume\.pt|run\.json|history\.csv|curves\.png|checkpoint_(best|epoch_\d+)\.pt)"
 
 
-@dataclass(frozen=True)
 class RunFiles:
-    """Paths of the training run ``exp_name`` in ``folder``."""
+    """Paths of the training run ``exp_name`` in ``folder``.
 
-    folder: Path
-    exp_name: str
+    :ivar state: what ``--resume`` continues from.
+    :ivar record: what ran, with which result (JSON).
+    :ivar history: a row for each epoch (CSV).
+    :ivar curves: the history as a figure.
+    :ivar best_checkpoint: the checkpoint with the lowest validation loss.
+    """
+
+    def __init__(self, folder: Path, exp_name: str) -> None:
+        self.folder, self.exp_name = folder, exp_name
+        self.state, self.record = self.path("resume.pt"), self.path("run.json")
+        self.history, self.curves = self.path("history.csv"), self.path("curves.png")
+        self.best_checkpoint = self.path("checkpoint_best.pt")
 
     def path(self, ending: str) -> Path:
         """Return the path of the file with this ending."""
         return self.folder / f"{self.exp_name}_{ending}"
 
-    @property
-    def state(self) -> Path:
-        """What ``--resume`` continues from."""
-        return self.path("resume.pt")
-
-    @property
-    def record(self) -> Path:
-        """What ran, with which result (JSON)."""
-        return self.path("run.json")
-
-    @property
-    def history(self) -> Path:
-        """A row for each epoch (CSV)."""
-        return self.path("history.csv")
-
-    @property
-    def best_checkpoint(self) -> Path:
-        """The checkpoint with the lowest validation loss."""
-        return self.path("checkpoint_best.pt")
-
     def epoch_checkpoint(self, epoch: int) -> Path:
-        """The checkpoint of an epoch."""
+        """Return the path of the checkpoint of an epoch."""
         return self.path(f"checkpoint_epoch_{epoch}.pt")
 
     def existing(self) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import comb
 
 from utils.records.evaluation import metric_values
@@ -34,15 +34,10 @@ def comparison_csv(test_sets: Sequence[TestSet]) -> str:
 
     Entries of several runs have an interval of the accuracy only.
     """
-    rows = [
-        _csv_row(test_set, rank, entry)
-        for test_set in test_sets
-        for rank, entry in zip(test_set.ranks, test_set.entries, strict=True)
-    ]
+    rows = [_csv_row(test_set, *ranked) for test_set in test_sets for ranked in test_set.ranking]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([rows[0], *(row.values() for row in rows)])
     return text.getvalue()
 
 
@@ -60,7 +55,7 @@ def _overview(test_sets: Sequence[TestSet]) -> list[str]:
     by_network: dict[str, dict[str, str]] = {}
     by_entry: dict[str, dict[str, str]] = {}
     for test_set in test_sets:
-        for rank, entry in zip(test_set.ranks, test_set.entries, strict=True):
+        for rank, entry in test_set.ranking:
             text = _text(entry, "accuracy")
             cell = f"{f'**{text}**' if rank == 1 else text} ({interval(entry.interval)})"
             network = f"{entry.record['model']['name']} ({entry.record['username']})"
@@ -79,18 +74,12 @@ def _overview(test_sets: Sequence[TestSet]) -> list[str]:
 
 
 def _ranking(test_set: TestSet) -> str:
-    header = ["", "run", "network", "accuracy", "95 % interval", *map(title, COLUMNS)]
-    rows = [
-        [
-            str(rank),
-            entry.name,
-            entry.layers,
-            _text(entry, "accuracy"),
-            interval(entry.interval),
-            *(_text(entry, metric) for metric in COLUMNS),
-        ]
-        for rank, entry in zip(test_set.ranks, test_set.entries, strict=True)
-    ]
+    rows = []
+    for rank, entry in test_set.ranking:
+        accuracy = (_text(entry, "accuracy"), interval(entry.interval))
+        others = (_text(entry, metric) for metric in COLUMNS)
+        rows.append((str(rank), entry.name, entry.record["model"]["layers"], *accuracy, *others))
+    header = ("", "run", "network", "accuracy", "95 % interval", *map(title, COLUMNS))
     return markdown(header, rows)
 
 
@@ -107,36 +96,23 @@ def _differences(test_set: TestSet) -> list[str]:
         notes.append("McNemar's test compares single runs; for several seeds, see the interval.")
     if len(test_set.differences) < comb(len(test_set.entries), 2):
         notes.append("With this many entries, each is compared with the best one only.")
-    header = (
-        "A",
-        "B",
-        "A - B",
-        "95 % interval",
-        "only A correct",
-        "only B correct",
-        "p",
-        "p, Holm",
-    )
-    return [markdown(header, list(map(_difference_row, test_set.differences))), " ".join(notes)]
+    header = ("A", "B", "A - B", "95 % interval", "only A correct", "only B correct")
+    rows = [_difference_row(each) for each in test_set.differences]
+    return [markdown((*header, "p", "p, Holm"), rows), " ".join(notes)]
 
 
 def _difference_row(difference: Difference) -> tuple[str, ...]:
     low, high = difference.interval
     counts = (difference.only_first, difference.only_second)
+    p_values = (difference.mcnemar_p, difference.holm_p)
     return (
-        difference.first.name,
-        difference.second.name,
-        f"{difference.accuracy_difference:+.4f}",
+        difference.first,
+        difference.second,
+        f"{difference.difference:+.4f}",
         f"{low:+.4f} to {high:+.4f}",
         *("-" if count is None else str(count) for count in counts),
-        *map(_p_value, (difference.mcnemar_p, difference.holm_p)),
+        *("-" if p is None else f"{p:.2g}" if p else "< 1e-300" for p in p_values),
     )
-
-
-def _p_value(p: float | None) -> str:
-    if p is None:
-        return "-"
-    return f"{p:.2g}" if p > 0 else "< 1e-300"
 
 
 def _settings(test_set: TestSet) -> str:
@@ -151,15 +127,14 @@ def _settings(test_set: TestSet) -> str:
     return "\n".join(f"- {', '.join(names)}: {text}" for text, names in lines.items())
 
 
-def _csv_row(test_set: TestSet, rank: int, entry: Entry) -> Mapping[str, object]:
+def _csv_row(test_set: TestSet, rank: int, entry: Entry) -> dict[str, object]:
     row: dict[str, object] = {
         "dataset": test_set.dataset["name"],
-        "images_sha256": test_set.dataset["images_sha256"],
-        "labels_sha256": test_set.dataset["labels_sha256"],
+        **{name: test_set.dataset[name] for name in ("images_sha256", "labels_sha256")},
         "images": len(test_set.labels),
         "rank": rank,
         "name": entry.name,
-        "network": entry.layers,
+        "network": entry.record["model"]["layers"],
         "parameters": entry.record["model"]["parameters"],
         "runs": len(entry.runs),
     }

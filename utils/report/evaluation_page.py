@@ -1,7 +1,5 @@
 """The Markdown page of an evaluation."""
 
-from typing import Literal
-
 from utils.records.evaluation import EvaluationRecord, MetricValues
 from utils.records.provenance import describe_platform
 from utils.report.tables import (
@@ -20,29 +18,32 @@ PAIRS = 10
 
 def evaluation_page(record: EvaluationRecord) -> str:
     """Return the page of an evaluation."""
-    name, dataset = record["exp_name"], record["dataset"]["name"]
-    accuracy = number(record["metrics"]["accuracy"])
-    ends = interval(record["intervals"]["accuracy"])
-    digits = [str(digit) for digit in record["classes"]]
+    name, layers, ends = record["exp_name"], record["model"]["layers"], record["intervals"]
+    *digits, last = map(str, record["classes"])
+
+    def metrics(heading: str, values: MetricValues) -> str:
+        rows = [(title(name), number(each), interval(ends[name])) for name, each in values.items()]
+        return markdown((heading, "value", "95 % interval"), rows)
+
     parts = [
-        f"# {name}: {record['model']['layers']} on the test set of {dataset}",
-        f"**{record['correct']} of {record['images']} images right: accuracy {accuracy}, "
-        f"95 % interval {ends}.**",
+        f"# {name}: {layers} on the test set of {record['dataset']['name']}",
+        f"**{record['correct']} of {record['images']} images right: accuracy "
+        f"{number(record['metrics']['accuracy'])}, 95 % interval {interval(ends['accuracy'])}.**",
         *(f"> **Warning:** {warning}." for warning in record["warnings"]),
-        _metrics(record, "metrics", "metric"),
-        _metrics(record, "probabilities", "of the probabilities"),
+        metrics("metric", record["metrics"]),
+        metrics("of the probabilities", record["probabilities"]),
         "## Digits",
         _digits(record),
         "## Errors",
         *_errors(record),
         "## Confidence",
         f"![accuracy against confidence]({name}_reliability.png)",
-        f"The network tells {', '.join(digits[:-1])} and {digits[-1]} apart, and nothing else: an "
+        f"The network tells {', '.join(digits)} and {last} apart, and nothing else: an "
         "image of something else is taken for one of them, often with high confidence.",
         "## Digits as quantities",
         "For comparison with the group's earlier tables. They count a 4 taken for a 9 as much "
         "worse than one taken for a 5, which it is not.",
-        _metrics(record, "label_distance", "label distance"),
+        metrics("label distance", record["label_distance"]),
         "## What ran",
         markdown(("what", "which"), _provenance(record)),
     ]
@@ -51,64 +52,53 @@ def evaluation_page(record: EvaluationRecord) -> str:
 
 def evaluation_summary(record: EvaluationRecord) -> str:
     """Return the results as text for a terminal: metrics, digits, warnings."""
-    ends = record["intervals"]
 
-    def lines(values: MetricValues) -> list[str]:
+    def metrics(values: MetricValues) -> list[str]:
         return [
-            f"{title(name):<28}{value:8.4f}   {ends[name][0]:.4f} to {ends[name][1]:.4f}"
+            f"{title(name):<28}{value:8.4f}   {low:.4f} to {high:.4f}"
             for name, value in values.items()
+            for low, high in [record["intervals"][name]]
         ]
 
-    rows = ["", f"{record['correct']} of {record['images']} images correct", ""]
-    rows += [f"{'':<28}{'':8}   95 % interval", *lines(record["metrics"])]
-    rows += lines(record["probabilities"])
-    rows += ["", "label distance (digits as quantities)", *lines(record["label_distance"]), ""]
     digits: list[tuple[str, ...]] = [("digit", "precision", "recall", "f1", "images")]
     for row in record["per_class"]:
-        scores = [f"{score:.4f}" for score in (row["precision"], row["recall"], row["f1"])]
+        scores = (f"{score:.4f}" for score in (row["precision"], row["recall"], row["f1"]))
         digits.append((str(row["digit"]), *scores, str(row["support"])))
-    rows += [*align(digits, right=range(5)), ""]
-    return "\n".join([*rows, *(f"warning     {warning}" for warning in record["warnings"])])
-
-
-def _metrics(
-    record: EvaluationRecord,
-    group: Literal["metrics", "probabilities", "label_distance"],
-    heading: str,
-) -> str:
-    rows = [
-        (title(name), number(value), interval(record["intervals"][name]))
-        for name, value in record[group].items()
+    lines = [
+        f"\n{record['correct']} of {record['images']} images correct\n",
+        f"{'':<28}{'':8}   95 % interval",
+        *metrics(record["metrics"]),
+        *metrics(record["probabilities"]),
+        "\nlabel distance (digits as quantities)",
+        *metrics(record["label_distance"]),
+        "",
+        *align(digits, right=range(5)),
+        "",
+        *(f"warning     {warning}" for warning in record["warnings"]),
     ]
-    return markdown((heading, "value", "95 % interval"), rows)
+    return "\n".join(lines)
 
 
 def _digits(record: EvaluationRecord) -> str:
+    rows = []
+    for column, row in enumerate(record["per_class"]):
+        recall = (number(row["recall"]), interval(row["intervals"]["recall"]))
+        wrong = row["support"] - record["confusion"][column][column]
+        scores = (number(row["precision"]), *recall, number(row["f1"]))
+        rows.append((str(row["digit"]), *scores, str(row["support"]), str(wrong)))
     header = ("digit", "precision", "recall", "95 % of the recall", "F1", "images", "wrong")
-    rows = [
-        (
-            str(row["digit"]),
-            number(row["precision"]),
-            number(row["recall"]),
-            interval(row["intervals"]["recall"]),
-            number(row["f1"]),
-            str(row["support"]),
-            str(row["support"] - record["confusion"][column][column]),
-        )
-        for column, row in enumerate(record["per_class"])
-    ]
     return markdown(header, rows)
 
 
 def _errors(record: EvaluationRecord) -> list[str]:
     picture = f"![images by true and predicted digit]({record['exp_name']}_confusion.png)"
-    pairs = confused_pairs(record)
+    pairs = confused_pairs(record)[:PAIRS]
     if not pairs:
         return ["No image was wrong.", picture]
     images = {row["digit"]: row["support"] for row in record["per_class"]}
     rows = [
         (str(digit), str(predicted), str(count), f"{count / images[digit]:.2%}")
-        for digit, predicted, count in pairs[:PAIRS]
+        for digit, predicted, count in pairs
     ]
     return [
         "Most confused:",
@@ -122,21 +112,19 @@ def _errors(record: EvaluationRecord) -> list[str]:
 def _provenance(record: EvaluationRecord) -> list[tuple[str, str]]:
     checkpoint, data, session = record["checkpoint"], record["dataset"], record["session"]
     training, git = record["training"], session["git"]
-    rows = [
+    commit = f"commit {git['commit']}{' with changes' * git['changed']}" if git else "no commit"
+    trained = training and (
+        f"`{training['exp_name']}` on {training['dataset']['name']}, epoch {checkpoint['epoch']} "
+        f"({describe_settings(training['settings'])})"
+    )
+    return [
         ("weights", f"`{checkpoint['file']}`, SHA-256 `{checkpoint['sha256']}`"),
         ("parameters", f"{record['model']['parameters']:,}"),
-    ]
-    if training:
-        settings = describe_settings(training["settings"])
-        trained = f"`{training['exp_name']}` on {training['dataset']['name']}"
-        rows.append(("training", f"{trained}, epoch {checkpoint['epoch']} ({settings})"))
-    commit = f"commit {git['commit']}{' with changes' * git['changed']}" if git else "no commit"
-    return [
-        *rows,
+        *([("training", trained)] if trained else []),
         ("test set", f"`{data['file']}`, images `{data['images_sha256']}`"),
         ("its labels", f"`{data['labels_sha256']}`"),
         ("command", f"`{session['command']}`"),
-        ("code", f"{commit}, sources `{session['source_sha256'][:12]}`"),
+        ("code", f"{commit}, sources `{session.get('source_sha256', 'unknown')[:12]}`"),
         ("ran on", f"{describe_platform(session)}, {session['started']}"),
         ("metrics, intervals", "defined in `docs/evaluation.md`"),
     ]

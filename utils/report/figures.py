@@ -3,14 +3,12 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from utils.records.evaluation import CalibrationRecord
 from utils.records.files import atomic_write
 from utils.report.tables import percent
 
@@ -18,32 +16,21 @@ from utils.report.tables import percent
 GALLERY = 32
 
 
-class EpochRow(TypedDict):
-    """What the curves show of an epoch."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_accuracy: float
-
-
-def save_curves(path: Path, title: str, history: Sequence[EpochRow]) -> None:
+def save_curves(path: Path, title: str, history: Sequence[Mapping[str, Any]]) -> None:
     """Draw losses and validation accuracy by epoch, with the epoch of the lowest loss marked."""
-    epochs = [row["epoch"] for row in history]
-    best = min(history, key=lambda row: row["validation_loss"])
+    columns = {name: [row[name] for row in history] for name in history[0]}
+    best = min(history, key=lambda row: row["validation_loss"])["epoch"]
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
-    losses, accuracy = figure.subplots(1, 2)
-    losses.plot(epochs, [row["train_loss"] for row in history], ".-", label="training")
-    losses.plot(epochs, [row["validation_loss"] for row in history], ".-", label="validation")
+    losses, accuracies = figure.subplots(1, 2)
+    losses.plot(columns["epoch"], columns["train_loss"], ".-", label="training")
+    losses.plot(columns["epoch"], columns["validation_loss"], ".-", label="validation")
     losses.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    accuracy.plot(
-        epochs, [100 * row["validation_accuracy"] for row in history], ".-C1", label="validation"
-    )
-    accuracy.set(xlabel="epoch", ylabel="accuracy / %")
-    for axes in (losses, accuracy):
-        label = f"best epoch: {best['epoch']}"
-        axes.axvline(best["epoch"], color="0.6", linestyle=":", label=label)
+    percentages = 100 * np.array(columns["validation_accuracy"])
+    accuracies.plot(columns["epoch"], percentages, ".-C1", label="validation")
+    accuracies.set(xlabel="epoch", ylabel="accuracy / %")
+    for axes in (losses, accuracies):
+        axes.axvline(best, color="0.6", linestyle=":", label=f"best epoch: {best}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -53,16 +40,13 @@ def save_curves(path: Path, title: str, history: Sequence[EpochRow]) -> None:
 def save_confusion(
     path: Path, title: str, confusion: Sequence[Sequence[int]], digits: Sequence[int]
 ) -> None:
-    """Draw the number of images by true digit (row) and predicted digit (column).
-
-    Errors are colored by their proportion of the row.
-    """
+    """Draw the images by true digit (row) and predicted digit, errors colored by proportion."""
     counts = np.array(confusion)
     rates = counts / counts.sum(1, keepdims=True).clip(1)
     np.fill_diagonal(rates, 0)
+    largest = max(rates.max(), 0.01)
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     axes = figure.subplots()
-    largest = max(rates.max(), 0.01)
     image = axes.imshow(rates, cmap="Reds", vmin=0, vmax=largest)
     for row, column in np.argwhere(counts):
         color = "white" if rates[row, column] > 0.6 * largest else "black"
@@ -102,10 +86,7 @@ def save_mosaic(
     *,
     beside: bool = False,
 ) -> None:
-    """Draw images (N, H, W), white on black, each with its caption below or beside it.
-
-    Images are uint8, or floats in [0, 1].
-    """
+    """Draw images (N, H, W), uint8 or in [0, 1], with captions below or beside them."""
     count, height, width = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -117,42 +98,32 @@ def save_mosaic(
     wide, tall = 1.04 * columns * pitch_x / width + 0.2, 1.04 * rows * pitch_y / height + 0.5
     figure = Figure(figsize=(max(wide, 5), tall), layout="constrained")  # 5: room for the title
     axes = figure.subplots()
-    style: dict[str, Any] = {"va": "top", "fontsize": 8, "parse_math": False}
+    left, top, align = (1.05 * width, 0, "left") if beside else (width / 2, height + 0.5, "center")
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         y, x = number // columns * pitch_y, number % columns * pitch_x
         x += 0 if beside else (pitch_x - width) // 2
         canvas[y : y + height, x : x + width] = image
-        if beside:
-            axes.text(x + 1.05 * width, y, caption, ha="left", **style)
-        else:
-            axes.text(x + width / 2, y + height + 0.5, caption, ha="center", **style)
+        axes.text(x + left, y + top, caption, ha=align, va="top", fontsize=8, parse_math=False)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=lightest)
     axes.set_axis_off()
     axes.set_title(title)
     _save(figure, path)
 
 
-def save_reliability(path: Path, title: str, bins: Sequence[CalibrationRecord]) -> None:
-    """Draw the accuracy in each bin of confidence with its 95 % interval, above the number of
-    images in it."""
+def save_reliability(path: Path, title: str, bins: Sequence[Mapping[str, float]]) -> None:
+    """Draw the accuracy in each bin of confidence with its interval, and the number of images."""
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges = [row["above"] for row in bins]
     widths = [row["up_to"] - row["above"] for row in bins]
     accuracy = np.array([row["right"] / row["images"] for row in bins])
+    low, high = np.array([[row["low"], row["high"]] for row in bins]).T
+    # Rounding may put an end on the wrong side of an accuracy of 0 or 1.
+    ends = np.maximum([accuracy - low, high - accuracy], 0)
     above.bar(edges, accuracy, widths, align="edge", color="C0", alpha=0.5, edgecolor="white")
     above.plot([0, 1], [0, 1], color="0.4", linestyle="--", label="confidence = accuracy")
-    low, high = np.array([[row["low"], row["high"]] for row in bins]).T
-    above.errorbar(
-        [row["confidence"] for row in bins],
-        accuracy,
-        # Rounding may put an end on the wrong side of an accuracy of 0 or 1.
-        np.maximum([accuracy - low, high - accuracy], 0),
-        fmt="o",
-        markersize=4,
-        color="C3",
-        label="measured, 95 % interval",
-    )
+    confidence, label = [row["confidence"] for row in bins], "measured, 95 % interval"
+    above.errorbar(confidence, accuracy, ends, fmt="o", markersize=4, color="C3", label=label)
     above.set(title=title, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     above.legend(loc="upper left")
     below.bar(edges, [row["images"] for row in bins], widths, align="edge", edgecolor="white")
@@ -166,26 +137,19 @@ def save_reliability(path: Path, title: str, bins: Sequence[CalibrationRecord]) 
 def save_error_rates(
     path: Path, title: str, groups: Mapping[str, Sequence[tuple[str, float, float, float]]]
 ) -> None:
-    """Draw bars of test error rates, the best on top.
-
-    :param groups: for each test set (name, accuracy, low, high) of its entries.
-    """
-    lengths = [len(rows) for rows in groups.values()]
+    """Draw bars of error rates from (name, accuracy, low, high) of the entries of test sets."""
     names = [row[0] for rows in groups.values() for row in rows]
     size = 6 + 0.08 * max(map(len, names)), 1.2 + 0.9 * len(groups) + 0.35 * len(names)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title)
-    panels: list[Axes] = figure.subplots(
-        len(groups), 1, squeeze=False, height_ratios=[length + 1 for length in lengths]
-    )[:, 0].tolist()
+    ratios = [len(rows) + 1 for rows in groups.values()]
+    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
     for axes, (test_set, rows) in zip(panels, groups.items(), strict=True):
-        errors = 100 * (1 - np.array([row[1:] for row in rows]))
-        error, most, least = errors.T
+        error, most, least = 100 * (1 - np.array([row[1:] for row in rows])).T
         ends = np.maximum([error - least, most - error], 0)
         axes.barh(range(len(rows)), error, xerr=ends, color="C0", alpha=0.6, capsize=3)
         axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set(title=test_set, xlim=(0, None))
+        axes.set(title=test_set, xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.3)
     panels[-1].set_xlabel("test error rate / %, with 95 % intervals")
     _save(figure, path)

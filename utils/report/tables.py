@@ -83,11 +83,10 @@ def percent(probability: float) -> str:
 
 def confused_pairs(record: EvaluationRecord) -> list[tuple[int, int, int]]:
     """Return (true digit, predicted digit, images) of the errors, the most frequent pair first."""
-    digits = record["classes"]
     pairs = [
         (digit, predicted, count)
-        for digit, row in zip(digits, record["confusion"], strict=True)
-        for predicted, count in zip(digits, row, strict=True)
+        for digit, row in zip(record["classes"], record["confusion"], strict=True)
+        for predicted, count in zip(record["classes"], row, strict=True)
         if digit != predicted and count
     ]
     return sorted(pairs, key=lambda pair: -pair[2])

@@ -5,23 +5,18 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 
-from utils.records.evaluation import DatasetRecord, Evaluation, EvaluationRecord, metric_values
+from utils.records.evaluation import Evaluation, EvaluationRecord, metric_values
 from utils.records.files import relative_to_root
 from utils.records.run import modernize_settings
-from utils.statistics.intervals import (
-    Interval,
-    accuracy_interval,
-    difference_interval,
-    holm,
-    mcnemar,
-)
+from utils.statistics import intervals
+from utils.statistics.intervals import Interval
 
 #: With more entries than this, only the best one is compared with the others.
 ALL_PAIRS = 10
@@ -39,11 +34,6 @@ class Entry:
         """The record of the first run."""
         return self.runs[0].record
 
-    @property
-    def layers(self) -> str:
-        """The network, such as ``SMLP 784-77-77-77-77-6``."""
-        return self.record["model"]["layers"]
-
     @cached_property
     def correct(self) -> np.ndarray:
         """Whether each prediction is correct, bool (runs, N)."""
@@ -58,10 +48,8 @@ class Entry:
     def interval(self) -> Interval:
         """The interval of the accuracy: Wilson's, or for several runs a bootstrap interval."""
         if len(self.runs) > 1:
-            return accuracy_interval(self.correct, self.runs[0].labels)
-        low, high = self.record["intervals"]["accuracy"]
-        assert low is not None and high is not None, "accuracy is always defined"
-        return low, high
+            return intervals.accuracy_interval(self.correct, self.runs[0].labels)
+        return intervals.wilson(int(self.correct.sum()), self.correct.size)
 
     def mean_and_deviation(self, metric: str) -> tuple[float | None, float | None]:
         """Return mean and standard deviation of a metric over the runs."""
@@ -70,27 +58,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two entries of one ranking, the better one first.
+    """The difference of two entries' accuracies, the better one first, with its interval.
 
-    :ivar interval: of the difference of their accuracies.
     :ivar only_first: images that only the first entry predicts correctly; ``None``, like the
         p-values, if an entry has several runs.
-    :ivar mcnemar_p: p-value of McNemar's test.
-    :ivar holm_p: that p-value, adjusted for all tests on this test set.
+    :ivar mcnemar_p: p-value of McNemar's test; ``holm_p`` is adjusted for all tests of a test set.
     """
 
-    first: Entry
-    second: Entry
+    first: str
+    second: str
+    difference: float
     interval: Interval
     only_first: int | None = None
     only_second: int | None = None
     mcnemar_p: float | None = None
     holm_p: float | None = None
-
-    @property
-    def accuracy_difference(self) -> float:
-        """The accuracy of the first minus that of the second, at least 0."""
-        return self.first.accuracy - self.second.accuracy
 
 
 @dataclass(frozen=True)
@@ -102,9 +84,10 @@ class TestSet:
     entries: tuple[Entry, ...]
 
     @property
-    def dataset(self) -> DatasetRecord:
+    def dataset(self) -> Mapping[str, object]:
         """The name of the dataset, and the hashes of its images and labels."""
-        return self.entries[0].record["dataset"]
+        dataset: Mapping[str, object] = self.entries[0].record["dataset"]
+        return {name: dataset[name] for name in ("name", "images_sha256", "labels_sha256")}
 
     @property
     def labels(self) -> np.ndarray:
@@ -118,19 +101,18 @@ class TestSet:
         return f"{self.dataset['name']} ({len(self.labels)} images, {digest})"
 
     @cached_property
-    def ranks(self) -> list[int]:
-        """The rank of each entry, from 1; equal accuracies share a rank."""
+    def ranking(self) -> list[tuple[int, Entry]]:
+        """The entries with their ranks, from 1; equal accuracies share a rank."""
         accuracies = [entry.accuracy for entry in self.entries]
-        return [1 + sum(other > accuracy for other in accuracies) for accuracy in accuracies]
+        return [(1 + accuracies.index(entry.accuracy), entry) for entry in self.entries]
 
     @cached_property
     def differences(self) -> list[Difference]:
         """The differences of all pairs; with many entries, of the best and each other one."""
-        pairs = list(combinations(self.entries, 2))
-        if len(self.entries) > ALL_PAIRS:
-            pairs = pairs[: len(self.entries) - 1]
-        found = [_difference(first, second, self.labels) for first, second in pairs]
-        adjusted = iter(holm([each.mcnemar_p for each in found if each.mcnemar_p is not None]))
+        count = None if len(self.entries) <= ALL_PAIRS else len(self.entries) - 1
+        found = [_difference(*pair) for pair in islice(combinations(self.entries, 2), count)]
+        p_values = [each.mcnemar_p for each in found if each.mcnemar_p is not None]
+        adjusted = iter(intervals.holm(p_values))
         return [
             each if each.mcnemar_p is None else replace(each, holm_p=next(adjusted))
             for each in found
@@ -139,54 +121,35 @@ class TestSet:
     def record(self) -> dict[str, object]:
         """Return all numbers as plain values for JSON."""
         return {
-            "dataset": {
-                "name": self.dataset["name"],
-                "images_sha256": self.dataset["images_sha256"],
-                "labels_sha256": self.dataset["labels_sha256"],
-            },
+            "dataset": self.dataset,
             "images": len(self.labels),
             "ranking": [
                 {
                     "rank": rank,
                     "name": entry.name,
                     "runs": [relative_to_root(run.path) for run in entry.runs],
-                    "layers": entry.layers,
+                    "layers": entry.record["model"]["layers"],
                     "accuracy": entry.accuracy,
                     "interval": list(entry.interval),
                 }
-                for rank, entry in zip(self.ranks, self.entries, strict=True)
+                for rank, entry in self.ranking
             ],
-            "differences": [
-                {
-                    "first": each.first.name,
-                    "second": each.second.name,
-                    "difference": each.accuracy_difference,
-                    "interval": list(each.interval),
-                    "only_first": each.only_first,
-                    "only_second": each.only_second,
-                    "mcnemar_p": each.mcnemar_p,
-                    "holm_p": each.holm_p,
-                }
-                for each in self.differences
-            ],
+            "differences": list(map(asdict, self.differences)),
         }
 
 
 def rank_by_test_set(evaluations: Sequence[Evaluation]) -> list[TestSet]:
     """Return the ranked entries of each test set, identified by the hashes of images and labels."""
-    groups: dict[str, list[Evaluation]] = {}
-    for evaluation in evaluations:
-        groups.setdefault(evaluation.test_set, []).append(evaluation)
     return [
         TestSet(tuple(sorted(_entries(members), key=lambda entry: -entry.accuracy)))
-        for members in groups.values()
+        for members in _group(evaluations, lambda evaluation: evaluation.test_set)
     ]
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Return mean and sample standard deviation.
+    """Return mean and sample standard deviation, both ``None`` if a value is undefined.
 
-    Both are ``None`` if a value is undefined, and the deviation is for fewer than two values.
+    The deviation is also ``None`` for fewer than two values.
     """
     known = [value for value in values if value is not None]
     if len(known) < len(values):
@@ -194,37 +157,39 @@ def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, fl
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
-def _difference(first: Entry, second: Entry, labels: np.ndarray) -> Difference:
+def _difference(first: Entry, second: Entry) -> Difference:
     """Compare two entries; McNemar's test is for two single runs."""
-    interval = difference_interval(first.correct, second.correct, labels)
+    labels = first.runs[0].labels
+    interval = intervals.difference_interval(first.correct, second.correct, labels)
+    found = Difference(first.name, second.name, first.accuracy - second.accuracy, interval)
     if len(first.runs) > 1 or len(second.runs) > 1:
-        return Difference(first, second, interval)
+        return found
     only_first = int((first.correct & ~second.correct).sum())
     only_second = int((second.correct & ~first.correct).sum())
-    p_value = mcnemar(only_first, only_second)
-    return Difference(first, second, interval, only_first, only_second, p_value)
+    p = intervals.mcnemar(only_first, only_second)
+    return replace(found, only_first=only_first, only_second=only_second, mcnemar_p=p)
+
+
+def _group(
+    evaluations: Sequence[Evaluation], key: Callable[[Evaluation], object]
+) -> list[list[Evaluation]]:
+    groups: dict[object, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        groups.setdefault(key(evaluation), []).append(evaluation)
+    return list(groups.values())
 
 
 def _entries(evaluations: Sequence[Evaluation]) -> list[Entry]:
     """Return one entry for runs that differ only in the seed, else one for each evaluation."""
-    groups: dict[str, list[Evaluation]] = {}
-    for evaluation in evaluations:
-        groups.setdefault(_settings_key(evaluation), []).append(evaluation)
     entries: list[Entry] = []
-    for members in groups.values():
-        by_seed: dict[object, Evaluation] = {}
-        for member in members:
-            by_seed.setdefault(member.seed, member)
-        repeated = [member for member in members if member is not by_seed[member.seed]]
+    for members in _group(evaluations, _settings_key):
+        seeds = _group(members, lambda member: member.seed)
+        weights = [{each.record["checkpoint"]["sha256"] for each in seed} for seed in seeds]
         # Different weights of one seed come from different code: such runs are not grouped.
-        if len(by_seed) > 1 and all(
-            member.record["checkpoint"]["sha256"]
-            == by_seed[member.seed].record["checkpoint"]["sha256"]
-            for member in repeated
-        ):
-            runs = tuple(by_seed.values())
+        if len(seeds) > 1 and all(len(hashes) == 1 for hashes in weights):
+            runs = tuple(seed[0] for seed in seeds)
             entries.append(Entry(_group_name(runs), runs))
-            members = repeated
+            members = [each for seed in seeds for each in seed[1:]]
         entries += [Entry(member.record["exp_name"], (member,)) for member in members]
     names = Counter(entry.name for entry in entries)
     return [
@@ -246,11 +211,11 @@ def _settings_key(evaluation: Evaluation) -> str:
 def _group_name(runs: Sequence[Evaluation]) -> str:
     """Return the common name of runs whose names differ in the seed or the array task."""
     trainings = [training for run in runs if (training := run.record["training"])]
+    first, saved = trainings[0]["exp_name"], trainings[0]["saved"] or "of unknown epochs"
     stems = {re.sub(r"[_.-]*[0-9]+$", "", training["exp_name"]) for training in trainings}
     name = stems.pop() if len(stems) == 1 else ""
-    saved = trainings[0]["saved"] or "of unknown epochs"
     epoch = "" if saved == "best" else f", {saved}"
-    return f"{name or trainings[0]['exp_name'] + '…'} ({len(runs)} seeds{epoch})"
+    return f"{name or first + '…'} ({len(runs)} seeds{epoch})"
 
 
 def _unique_name(entry: Entry) -> str:

@@ -1,7 +1,6 @@
 """95 % intervals of metrics, and tests of the difference between two networks.
 
-They describe the uncertainty from the sampling of the test images. The uncertainty from the seed is
-included only where the function takes several runs.
+They cover the sampling of the test images, and the seeds only where a function takes several runs.
 """
 
 import math
@@ -23,7 +22,6 @@ def wilson(correct: int, count: int) -> Interval:
     """Return the interval of a proportion, such as the accuracy (Wilson, 1927).
 
     It stays within [0, 1] and is not empty where none or all are correct; (0, 1) without images.
-
     An example of Newcombe (1998), table I:
 
     >>> [round(end, 4) for end in wilson(81, 263)]
@@ -43,10 +41,7 @@ def wilson(correct: int, count: int) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """Return the interval of the mean of non-negative ``values`` (N,) by its standard error.
-
-    Both ends are NaN for fewer than two values.
-    """
+    """Return the interval of the mean of ``values`` (N,) >= 0; NaN for fewer than two."""
     if len(values) < 2:
         return math.nan, math.nan
     half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * values.std(ddof=1) / math.sqrt(len(values))
@@ -73,19 +68,21 @@ def resample_confusion(confusion: np.ndarray, resamples: int = RESAMPLES) -> np.
 
 
 def metrics_from_confusion(counts: np.ndarray, digits: Sequence[int]) -> dict[str, np.ndarray]:
-    """Return the metrics of confusion matrices (…, C, C).
+    """Return the metrics of confusion matrices (…, C, C), as :mod:`utils.metrics` defines them.
 
-    Arrays (…): the metrics of :func:`utils.metrics.classification` and
-    :func:`utils.metrics.label_distance`, with the same definitions.
-    Arrays (…, C): ``class_precision``, ``class_recall`` and ``class_f1``.
+    Those of classification and label distance are arrays (…); ``class_precision``,
+    ``class_recall`` and ``class_f1`` are arrays (…, C).
     """
     counts = counts.astype(np.float64)
     correct = np.diagonal(counts, axis1=-2, axis2=-1)
     true, predicted = counts.sum(-1), counts.sum(-2)
     total = true.sum(-1)
-    precision, recall = _ratio(correct, predicted), _ratio(correct, true)
-    f1 = _ratio(2 * correct, true + predicted)
     weights = true / total[..., None]
+    scores = {
+        "precision": _ratio(correct, predicted),
+        "recall": _ratio(correct, true),
+        "f1": _ratio(2 * correct, true + predicted),
+    }
     quantities = np.array(digits, dtype=np.float64)
     distance = np.subtract.outer(quantities, quantities)
     mse = (counts * distance**2).sum((-2, -1)) / total
@@ -96,20 +93,14 @@ def metrics_from_confusion(counts: np.ndarray, digits: Sequence[int]) -> dict[st
         r2 = np.where(variance > 0, 1 - mse / variance, np.where(mse > 0, 0.0, 1.0))
     return {
         "accuracy": correct.sum(-1) / total,
-        "balanced_accuracy": recall.sum(-1) / (true > 0).sum(-1),
-        "precision": precision.mean(-1),
-        "recall": recall.mean(-1),
-        "f1": f1.mean(-1),
-        "weighted_precision": (weights * precision).sum(-1),
-        "weighted_recall": (weights * recall).sum(-1),
-        "weighted_f1": (weights * f1).sum(-1),
+        "balanced_accuracy": scores["recall"].sum(-1) / (true > 0).sum(-1),
+        **{name: values.mean(-1) for name, values in scores.items()},
+        **{f"weighted_{name}": (weights * values).sum(-1) for name, values in scores.items()},
         "mse": mse,
         "rmse": np.sqrt(mse),
         "mae": (counts * np.abs(distance)).sum((-2, -1)) / total,
         "r2": np.where(total > 1, r2, math.nan),
-        "class_precision": precision,
-        "class_recall": recall,
-        "class_f1": f1,
+        **{f"class_{name}": values for name, values in scores.items()},
     }
 
 
@@ -129,8 +120,7 @@ def calibration_error_interval(
     zero the interval is too optimistic: for perfectly calibrated networks two of three intervals
     reach down to (practically) zero. Each image is drawn: 1000 resamples of MNIST 4-9 take 0.08 s.
 
-    :param bins: bins (N,) from :func:`utils.metrics.confidence_gaps`.
-    :param gaps: gaps (N,) from the same function.
+    :param bins: bins (N,) and ``gaps`` (N,) from :func:`utils.metrics.confidence_gaps`.
     :param classes: the true classes (N,).
     """
     random = np.random.default_rng(SEED)
@@ -148,14 +138,10 @@ def calibration_error_interval(
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test, in [0, 1]; 1 without such images.
+    """Return the two-sided p-value of McNemar's exact test (1947), in [0, 1]; 0 below 1e-323.
 
-    If two networks are equally good, the images that only one of them predicts correctly split
-    between them as Binomial(n, 1/2) (McNemar, 1947). Below about 1e-323 the result is 0: that takes
-    over 1070 such images.
-
-    :param only_first: images that only the first network predicts correctly.
-    :param only_second: images that only the second network predicts correctly.
+    If two networks are equally good, the numbers of images that only the first and only the second
+    predicts correctly are split as Binomial(n, 1/2); without such images the p-value is 1.
     """
     from scipy.stats import binomtest  # half a second, and only comparisons need it
 
@@ -164,29 +150,22 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted for multiple tests, which keeps the family-wise error rate
-    (Holm, 1979)."""
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, number in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        adjusted[number] = largest
-    return adjusted
+    """Return the p-values adjusted to keep the family-wise error rate (Holm, 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(scaled.clip(max=1))
+    return [float(p) for p in adjusted]
 
 
 def accuracy_interval(correct: np.ndarray, classes: np.ndarray) -> Interval:
-    """Return the interval of the mean accuracy of several runs.
-
-    :param correct: whether each prediction is correct, bool (runs, N).
-    :param classes: the true classes (N,).
-    """
-    (accuracy,) = _resampled_accuracies([correct], classes)
-    low, high = percentile_interval(accuracy)
-    return float(low), float(high)
+    """Return the interval of the mean accuracy of several runs, see :func:`difference_interval`."""
+    # The difference from a network that is never correct.
+    return difference_interval(correct, np.zeros((1, len(classes)), dtype=bool), classes)
 
 
 def difference_interval(first: np.ndarray, second: np.ndarray, classes: np.ndarray) -> Interval:
-    """Return the interval of the difference of two accuracies, by a paired bootstrap.
+    """Return the interval of the difference of two mean accuracies, by a paired bootstrap.
 
     Images are resampled within each class. Of several runs with different seeds, the runs are
     resampled too, so that the interval covers other test sets and other seeds.
@@ -195,15 +174,8 @@ def difference_interval(first: np.ndarray, second: np.ndarray, classes: np.ndarr
     :param second: the same for the second network, bool (its runs, N).
     :param classes: the true classes (N,).
     """
-    accuracy, other = _resampled_accuracies([first, second], classes)
-    low, high = percentile_interval(accuracy - other)
-    return float(low), float(high)
-
-
-def _resampled_accuracies(groups: list[np.ndarray], classes: np.ndarray) -> list[np.ndarray]:
-    """Return the mean accuracy (resamples,) of each group, on the same resampled images."""
     random = np.random.default_rng(SEED)
-    correct = np.concatenate(groups)
+    correct = np.concatenate([first, second])
     sums = np.zeros((RESAMPLES, len(correct)))
     for number in np.unique(classes):
         # One cell for all images that the same runs predict correctly: far fewer draws than images.
@@ -211,8 +183,9 @@ def _resampled_accuracies(groups: list[np.ndarray], classes: np.ndarray) -> list
         drawn = random.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
         sums += drawn @ patterns.T.astype(np.float64)
     accuracies = []
-    for part in np.split(sums / len(classes), np.cumsum([len(g) for g in groups[:-1]]), axis=1):
+    for part in np.split(sums / len(classes), [len(first)], axis=1):
         runs = part.shape[1]
         weights = random.multinomial(runs, [1 / runs] * runs, size=RESAMPLES)
         accuracies.append((part * weights).sum(1) / runs)
-    return accuracies
+    low, high = percentile_interval(accuracies[0] - accuracies[1])
+    return float(low), float(high)

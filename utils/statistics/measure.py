@@ -1,11 +1,12 @@
 """Every number of an evaluation, from the predicted probabilities."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from utils import metrics
-from utils.records.evaluation import CalibrationRecord, DigitRecord, Results
+from utils.records.evaluation import Results
 from utils.statistics import intervals
 
 
@@ -15,9 +16,8 @@ def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence
     :param log_probabilities: natural logarithms (N, C); column k is ``digits[k]``.
     :param classes: the true columns (N,).
     """
-    of_column = np.array(digits)
     predicted = log_probabilities.argmax(1)
-    y_true, y_pred = of_column[classes], of_column[predicted]
+    y_true, y_pred = np.array(digits)[classes], np.array(digits)[predicted]
     confusion = np.zeros((len(digits), len(digits)), dtype=np.int64)
     np.add.at(confusion, (classes, predicted), 1)
     correct = int(confusion.trace())
@@ -25,7 +25,7 @@ def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence
     bins, gaps = metrics.confidence_gaps(log_probabilities, classes)
 
     resampled = intervals.metrics_from_confusion(intervals.resample_confusion(confusion), digits)
-    ends = {
+    ends: dict[str, Any] = {
         name: intervals.percentile_interval(np.moveaxis(values, 0, -1)).tolist()
         for name, values in resampled.items()
     }
@@ -35,15 +35,14 @@ def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence
     calibration_error = intervals.calibration_error_interval(bins, gaps, classes)
     ends["expected_calibration_error"] = list(calibration_error)
     of_class = {name: ends.pop(f"class_{name}") for name in ("precision", "recall", "f1")}
-    per_class: list[DigitRecord] = []
-    for column, row in enumerate(metrics.per_class(y_true, y_pred, digits)):
-        by_metric = {name: found[column] for name, found in of_class.items()}
-        by_metric["recall"] = list(intervals.wilson(int(confusion[column, column]), row["support"]))
-        per_class.append({**row, "intervals": by_metric})
-    calibration: list[CalibrationRecord] = []
-    for cell in metrics.calibration(log_probabilities, classes):
-        low, high = intervals.wilson(cell["right"], cell["images"])
-        calibration.append({**cell, "low": low, "high": high})
+    per_class: list[Any] = metrics.per_class(y_true, y_pred, digits)
+    for column, row in enumerate(per_class):
+        row["intervals"] = {name: found[column] for name, found in of_class.items()}
+        recall = intervals.wilson(int(confusion[column, column]), row["support"])
+        row["intervals"]["recall"] = list(recall)
+    calibration = metrics.calibration(log_probabilities, classes)
+    for cell in calibration:
+        cell["low"], cell["high"] = intervals.wilson(cell["right"], cell["images"])
     return {
         "images": len(classes),
         "correct": correct,
