@@ -26,6 +26,7 @@ from utils.records.evaluation import (
     Results,
     TrainingRecord,
     predictions_csv,
+    probabilities_csv,
     with_digest,
 )
 from utils.records.files import (
@@ -151,7 +152,8 @@ def _save(
     job: EvaluationJob, results: Results, session: Any, log_probabilities: np.ndarray
 ) -> EvaluationRecord:
     """Write predictions, pictures, page and, last and exclusively, the record."""
-    predictions = predictions_csv(log_probabilities, job.data.labels, job.metadata["classes"])
+    of_images = (log_probabilities, job.data.labels, job.metadata["classes"])
+    predictions, probabilities = predictions_csv(*of_images), probabilities_csv(*of_images)
     record = with_digest(
         {
             **job.metadata,
@@ -161,8 +163,9 @@ def _save(
         }
     )
     with exclusive_output(job.path("metrics.json"), job.taken):
-        with atomic_write(job.path("predictions.csv")) as temporary:
-            temporary.write_bytes(predictions)
+        for ending, table in (("predictions", predictions), ("probabilities", probabilities)):
+            with atomic_write(job.path(f"{ending}.csv")) as temporary:
+                temporary.write_bytes(table)
         _save_figures(job, record, log_probabilities)
         with atomic_write(job.path("report.md")) as temporary:
             temporary.write_text(evaluation_page(record), encoding="utf-8")

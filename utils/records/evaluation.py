@@ -150,13 +150,26 @@ class EvaluationRecord(EvaluationMetadata, Results):
 def predictions_csv(
     log_probabilities: np.ndarray, labels: np.ndarray, digits: Sequence[int]
 ) -> bytes:
-    """Return a CSV with a line per image: its row in the test file, digits and probabilities."""
+    """Return a CSV with a line for each image: digit, predicted digit, confidence (3 digits)."""
     predicted = np.array(digits)[log_probabilities.argmax(1)]
-    columns = [np.arange(len(labels)), labels, predicted, *np.exp(log_probabilities).T]
-    header = ",".join(["index", "digit", "predicted", *(f"p_{digit}" for digit in digits)])
+    confidence = np.exp(log_probabilities.max(1))
+    columns = {"digit": labels, "predicted": predicted, "confidence": confidence}
+    return _csv(columns, "%d,%d,%.3g")
+
+
+def probabilities_csv(
+    log_probabilities: np.ndarray, labels: np.ndarray, digits: Sequence[int]
+) -> bytes:
+    """Return a CSV with a line for each image: digit, each digit's probability (6 digits)."""
+    names = [f"p_{digit}" for digit in digits]
+    columns = dict(zip(names, np.exp(log_probabilities).T, strict=True))
+    return _csv({"digit": labels, **columns}, "%d" + len(names) * ",%.6g")
+
+
+def _csv(columns: Mapping[str, np.ndarray], line: str) -> bytes:
     text = io.StringIO()
-    formats = ["%d"] * 3 + ["%.6g"] * len(digits)
-    np.savetxt(text, np.column_stack(columns), formats, ",", header=header, comments="")
+    table = np.column_stack(list(columns.values()))
+    np.savetxt(text, table, line, header=",".join(columns), comments="")
     return text.getvalue().encode()
 
 
@@ -214,7 +227,9 @@ def read_evaluation(path: Path) -> Evaluation:
     if hashlib.sha256(content).hexdigest() != record["predictions_sha256"]:
         raise UsageError(f"{predictions} does not hold the predictions of {path} ({AGAIN})")
     lines = content.decode().splitlines()
-    columns = np.loadtxt(lines, np.int64, delimiter=",", skiprows=1, usecols=(1, 2), ndmin=2)
+    header, *lines = content.decode().splitlines()
+    used = [header.split(",").index(name) for name in ("digit", "predicted")]
+    columns = np.loadtxt(lines, np.int64, delimiter=",", usecols=used, ndmin=2)
     return Evaluation(path, record, *columns.T)
 
 
