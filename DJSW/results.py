@@ -78,7 +78,7 @@ def results() -> dict[str, list[Result]]:
     """
     return {
         username: [
-            Result(username, recipe, runs, {name: _evaluation(name) for name in runs})
+            Result(username, recipe, runs, {name: _evaluation(name, recipe) for name in runs})
             for recipe in RECIPES
             if (runs := _runs(username, recipe))
         ]
@@ -108,8 +108,8 @@ def _runs(username: str, recipe: str) -> dict[str, Run]:
     return {run["exp_name"]: run for run in runs}
 
 
-def _evaluation(name: str) -> EvaluationRecord:
-    path = ROOT / "reports" / f"{name}_metrics.json"
+def _evaluation(name: str, recipe: str) -> EvaluationRecord:
+    path = ROOT / "reports" / recipe / f"{name}_metrics.json"
     if not path.exists():
         raise UsageError(f"{name} is not evaluated: there is no {path}")
     return read_evaluation(path).record
@@ -173,7 +173,7 @@ def _recipe_section(result: Result) -> list[str]:
         tables.describe_settings(run["settings"]) + ".",
         tables.markdown(("on the test set", "value", "95 % interval"), rows),
         f"{evaluation['images'] - evaluation['correct']} errors, most often: {pairs}. "
-        f"[The whole evaluation](../../reports/{result.name}_report.md).",
+        f"[The whole evaluation](../../reports/{result.recipe}/{result.name}_report.md).",
     ]
 
 

@@ -6,12 +6,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from DJSW.pipelines import DATASETS, PEOPLE
+from DJSW.pipelines import DATASETS
 
 MNIST, USPS = DATASETS["mnist_4_9"], DATASETS["usps_0_6"]
 WEIGHTS = {
-    name: f"weights/{p.model_name}/{p.model_name.lower()}_standard_checkpoint_best.pt"
-    for name, p in PEOPLE.items()
+    "sigurd": "weights/SMLP/smlp_standard_checkpoint_best.pt",
+    "waly": "weights/WMLP/wmlp_standard_checkpoint_best.pt",
+    "dennis": "weights/DMLP/dmlp_standard_1_checkpoint_best.pt",
 }
 
 

@@ -45,13 +45,19 @@ def test_numbers_follow_from_the_predictions(measured):
     """The reference computes all of metrics.json from the CSV with scikit-learn."""
     folder, record = measured
     with (folder / "e_predictions.csv").open() as file:
+        predictions = list(csv.DictReader(file))
+    with (folder / "e_probabilities.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["index", "digit", "predicted", *(f"p_{d}" for d in range(4, 10))]
-    assert [int(row["index"]) for row in rows] == list(range(43))
+    assert list(predictions[0]) == ["digit", "predicted", "confidence"]
+    assert list(rows[0]) == ["digit", *(f"p_{d}" for d in range(4, 10))]
     digits = np.array([int(row["digit"]) for row in rows])
-    predicted = np.array([int(row["predicted"]) for row in rows])
+    assert [int(row["digit"]) for row in predictions] == digits.tolist()
+    assert digits.tolist() == open_split("mnist_4_9", train=False).labels.tolist()
+    predicted = np.array([int(row["predicted"]) for row in predictions])
     p = np.array([[float(row[f"p_{digit}"]) for digit in range(4, 10)] for row in rows])
     assert (p.argmax(1) + 4 == predicted).all()
+    confidence = [float(row["confidence"]) for row in predictions]
+    assert confidence == pytest.approx(p.max(1), rel=6e-3)
     assert p.sum(1) == pytest.approx(np.ones(43), abs=1e-5)
     assert record["metrics"] == metrics.classification(digits, predicted, range(4, 10))
     assert record["label_distance"] == metrics.label_distance(digits, predicted)
@@ -152,16 +158,18 @@ def test_errors_figure_shows_the_most_confident_errors(measured, tmp_path, monke
     assert evaluate(folder, tmp_path / "bare.pt", "again") == 0
     images, true, predicted, confidence = shown[0]
     with (folder / "e_predictions.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["digit"] != row["predicted"]]
-    rows.sort(key=lambda row: -float(row[f"p_{row['predicted']}"]))
+        rows = [{**row, "index": index} for index, row in enumerate(csv.DictReader(file))]
+    with (folder / "e_probabilities.csv").open() as file:
+        for row, p in zip(rows, csv.DictReader(file), strict=True):
+            row["p"] = float(p[f"p_{row['predicted']}"])
+    rows = [row for row in rows if row["digit"] != row["predicted"]]
+    rows.sort(key=lambda row: -row["p"])
     assert [(str(a), str(b)) for a, b in zip(true, predicted, strict=True)] == [
         (row["digit"], row["predicted"]) for row in rows[:5]
     ]
-    assert confidence == pytest.approx(
-        [float(row[f"p_{row['predicted']}"]) for row in rows[:5]], rel=1e-5
-    )
+    assert confidence == pytest.approx([row["p"] for row in rows[:5]], rel=1e-5)
     data = open_split("mnist_4_9", train=False)
-    assert (images == data.images[[int(row["index"]) for row in rows[:5]]]).all()
+    assert (images == data.images[[row["index"] for row in rows[:5]]]).all()
 
 
 def test_interrupted_evaluation_is_repeated(measured, tmp_path, monkeypatch):
@@ -175,7 +183,7 @@ def test_interrupted_evaluation_is_repeated(measured, tmp_path, monkeypatch):
     again = json.loads((folder / "e_metrics.json").read_text())
     assert again["predictions_sha256"] == record["predictions_sha256"]
     assert read_evaluation(folder / "e_metrics.json").labels.size == 43
-    assert len(list(folder.iterdir())) == 6
+    assert len(list(folder.iterdir())) == 7
 
     def full(*_):
         raise OSError(28, "No space left on device", "r")
@@ -284,7 +292,7 @@ def test_damaged_evaluations_are_refused(measured):
     path.write_text(json.dumps({**record, "correct": record["correct"] + 1}))
     refused("was changed")
     path.write_text(text)
-    for other in (table.replace("\n0,", "\n1,", 1), table[:-40], ""):
+    for other in (table.replace("\n4,", "\n5,", 1), table[:-40], ""):
         predictions.write_text(other)
         refused("does not hold the predictions")
     predictions.unlink()

@@ -78,6 +78,7 @@ def test_train_then_evaluate_under_one_name(call, username):
         "e_history.csv",
         "e_metrics.json",
         "e_predictions.csv",
+        "e_probabilities.csv",
         "e_reliability.png",
         "e_report.md",
         "e_resume.pt",

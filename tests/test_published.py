@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict
 
 import pytest
-from conftest import ROOT, copy_checkout
+from conftest import ROOT, checkout_files, copy_checkout
 
 from DJSW import recipes, results
 from DJSW.pipelines import PEOPLE, build_model
@@ -46,7 +46,7 @@ def records(published):
 
 
 def evaluations(published):
-    return standard(published, "reports/*_standard*_metrics.json")
+    return standard(published, "reports/standard/*_metrics.json")
 
 
 def test_everyone_has_published_on_everything(published):
@@ -57,33 +57,45 @@ def test_everyone_has_published_on_everything(published):
         assert len(set(pairs)) == len(pairs) and {name for name, _ in pairs} <= PEOPLE.keys()
 
 
-def test_checkpoints_are_those_of_the_record(published):
-    for path in records(published):
-        record = json.loads(path.read_text())
+def test_checkpoints_are_those_of_the_record(published, found):
+    """Those of the published runs, and of the runs that the documents use."""
+    checkpoints = sorted(published.glob("weights/*/*.pt"))
+    names = {path.name.removesuffix("_checkpoint_best.pt") for path in checkpoints}
+    assert names >= {result.name for own in found.values() for result in own}
+    for path in checkpoints:
+        record = json.loads(
+            path.with_name(path.name.replace("checkpoint_best.pt", "run.json")).read_text()
+        )
         assert record["status"] == "finished", path
         assert record["sessions"][0]["git"]["changed"] is False, path
-        best, last = record["results"]["best"], record["results"]["last"]
-        own = record["dataset"]["name"] == PEOPLE[record["username"]].dataset
-        for result in (best, last) if own else (best,):  # of other datasets only the best is kept
-            checkpoint = load_checkpoint(path.with_name(result["checkpoint"]))
-            assert weights_sha256(checkpoint.weights) == result["weights_sha256"], path
-            assert checkpoint.metadata["epoch"] == result["epoch"], path
-            build_model(record["username"], record["dataset"]["name"], checkpoint)
+        checkpoint, best = load_checkpoint(path), record["results"]["best"]
+        assert weights_sha256(checkpoint.weights) == best["weights_sha256"], path
+        assert checkpoint.metadata["epoch"] == best["epoch"], path
+        build_model(record["username"], record["dataset"]["name"], checkpoint)
 
 
 def test_evaluations_are_whole(published):
     for path in evaluations(published):
         record = read_evaluation(path).record
-        checkpoint = record["checkpoint"]
-        assert sha256_of(published / checkpoint["file"]) == checkpoint["sha256"], path
+        checkpoint = published / record["checkpoint"]["file"]
+        if checkpoint.exists():
+            assert sha256_of(checkpoint) == record["checkpoint"]["sha256"], path
         assert record["session"]["git"]["changed"] is False, path
         name = record["exp_name"]
-        assert path.with_name(f"{name}_report.md").read_text(encoding="utf-8") == evaluation_page(
-            record
-        )
+        page = path.with_name(f"{name}_report.md").read_text(encoding="utf-8")
+        assert page == evaluation_page(record), path
         for picture in ("confusion", "errors", "reliability"):
             content = path.with_name(f"{name}_{picture}.png").read_bytes()
             assert content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82"), path
+
+
+def test_checkout_is_small(published):
+    """Predictions are class and confidence; other files are below 500 kB but for weights."""
+    for name in checkout_files():
+        size = (ROOT / name).stat().st_size
+        assert size <= 500_000 or name.endswith("_checkpoint_best.pt"), name
+        assert size <= 60_000 or not name.endswith("_predictions.csv"), name
+    assert sum((ROOT / name).stat().st_size for name in checkout_files()) < 12_000_000
 
 
 def test_recipes_are_published(published, found):
@@ -110,7 +122,7 @@ def test_recipes_are_published(published, found):
         assert sha256_of(path) == result.published["checkpoint"]["sha256"]
         best = result.runs[result.name]["results"]["best"]
         assert weights_sha256(load_checkpoint(path).weights) == best["weights_sha256"]
-        page = published / "reports" / f"{result.name}_report.md"
+        page = published / "reports" / result.recipe / f"{result.name}_report.md"
         assert page.read_text(encoding="utf-8") == evaluation_page(result.published)
 
 
@@ -130,18 +142,24 @@ def test_readme_and_model_cards_are_up_to_date(published, found):
 
 def test_comparison_is_of_these_evaluations(published):
     for name, count in (("tuned", 30), ("tuned_published", 6)):
-        record = json.loads((published / "reports" / f"{name}_comparison.json").read_text())
+        record = json.loads(
+            (published / "reports" / "comparisons" / f"{name}_comparison.json").read_text()
+        )
         assert len(record["evaluations"]) == count
         for each in record["evaluations"]:
             assert each["sha256"] == sha256_of(published / each["file"])
-    record = json.loads((published / "reports" / "standard_comparison.json").read_text())
+    record = json.loads(
+        (published / "reports" / "comparisons" / "standard_comparison.json").read_text()
+    )
     compared = {each["file"]: each["sha256"] for each in record["evaluations"]}
     hashes = {
         path.relative_to(published).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in evaluations(published)
     }
     assert compared.items() <= hashes.items() and len(compared) >= 9
-    page = (published / "reports" / "standard_comparison.md").read_text(encoding="utf-8")
+    page = (published / "reports" / "comparisons" / "standard_comparison.md").read_text(
+        encoding="utf-8"
+    )
     matrix = [line for line in page.split("![")[0].splitlines() if line.startswith("|")]
     assert len(matrix) >= 2 + 3 and "\n".join(matrix) in (published / "README.md").read_text(
         encoding="utf-8"

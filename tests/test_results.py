@@ -34,7 +34,8 @@ def published(tmp_path, processed, monkeypatch):
         train = [f"--output_dir={weights}", "--train", f"--seed={seed}", f"--recipe={recipe}"]
         assert djsw.main([*flags, *train, "--num_epochs=2"]) == 0
         best = f"--load_checkpoint={weights / name}_checkpoint_best.pt"
-        assert djsw.main([*flags, f"--output_dir={reports}", best]) == 0
+        (reports / recipe).mkdir(exist_ok=True)
+        assert djsw.main([*flags, f"--output_dir={reports / recipe}", best]) == 0
     (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
     return tmp_path
 
@@ -52,7 +53,9 @@ def test_table_and_card_say_what_the_records_say(published, capsys):
     for name in ("wmlp_tuned_1", "wmlp_tuned_2"):
         record = json.loads((published / "weights" / "WMLP" / f"{name}_run.json").read_text())
         loss[name] = record["results"]["best"]["validation_loss"]
-        measured = json.loads((published / "reports" / f"{name}_metrics.json").read_text())
+        measured = json.loads(
+            (published / "reports" / "tuned" / f"{name}_metrics.json").read_text()
+        )
         accuracy[name] = measured["metrics"]["accuracy"]
     best = min(loss, key=loss.get)
     assert rows[1][3].strip() == "2"
@@ -62,14 +65,16 @@ def test_table_and_card_say_what_the_records_say(published, capsys):
     card = (published / "weights" / "WMLP" / "README.md").read_text()
     assert card.startswith("# WMLP: waly's network\n") and "36,507 parameters" in card
     assert "seeds 1, 2." in card and "seed 42." in card and "wmlp_tuned_other" not in card
-    assert f"(../../reports/{best}_report.md)" in card and f"`{best}_checkpoint_best.pt`" in card
+    assert (
+        f"(../../reports/tuned/{best}_report.md)" in card and f"`{best}_checkpoint_best.pt`" in card
+    )
     assert f"{accuracy[best]:.4f}" in card and results.LICENSES["usps"] in card
     assert results.main([]) == 0
     assert capsys.readouterr().out == ""  # nothing is out of date
 
 
 def test_what_is_missing_is_said(published, capsys):
-    (published / "reports" / "wmlp_tuned_2_metrics.json").unlink()
+    (published / "reports" / "tuned" / "wmlp_tuned_2_metrics.json").unlink()
     assert results.main([]) == 2
     assert "wmlp_tuned_2 is not evaluated" in capsys.readouterr().err
     (published / "weights" / "WMLP" / "wmlp_tuned_2_run.json").unlink()
