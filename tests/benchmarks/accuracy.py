@@ -19,15 +19,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import in_memory
 import torch
 
 from DJSW.pipelines import build_model, open_split
 from DJSW.recipes import RECIPES, Settings
-from DJSW.train import split_rows, train_epoch
+from DJSW.train import split_rows
 from utils.distributed.device import device_name
-from utils.engine.batches import load_rows, predict
-from utils.engine.history import Progress
-from utils.engine.optimizer import Adam
+from utils.engine.batches import load_rows
 from utils.records.provenance import provenance, write_json
 from utils.report.tables import markdown
 
@@ -43,15 +42,12 @@ def curve(recipe: str, started: float) -> list[tuple[float, float]]:
     data = open_split("mnist_4_9", train=True)
     training = load_rows(data, CPU, split_rows(len(data))[0])
     test = load_rows(open_split("mnist_4_9", train=False), CPU)
-    adam = Adam(model, settings.lr, settings.weight_decay, settings.averaging)
-    run = Progress()
+    run = in_memory.start(model, settings)
     found, paused = [], 0.0
     for _ in range(settings.num_epochs):
-        train_epoch(model, adam, training, settings, run, CPU)
-        run.history.append({})
+        in_memory.run_epoch(run, training, settings)
         stopped = time.perf_counter()
-        logits, classes = predict(model, test, CPU)
-        accuracy = (logits.argmax(1) == classes).double().mean().item()
+        accuracy = in_memory.accuracy_of(model, test)
         found.append((stopped - started - paused, accuracy))
         paused += time.perf_counter() - stopped
     return found

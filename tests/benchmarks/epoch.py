@@ -26,9 +26,11 @@ from collections.abc import Callable
 from functools import partial
 
 import h5py
+import in_memory
 import numpy as np
 import torch
 from sklearn.neural_network import MLPClassifier
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.datasets import MNIST
@@ -36,11 +38,10 @@ from torchvision.transforms import ToTensor
 
 from datasetprep.create_mnist_dataset import RAW_FOLDER
 from DJSW.pipelines import PROCESSED, build_model, open_split
-from DJSW.train import Settings, epoch_order, split_rows, train_epoch
+from DJSW.train import Settings, train_epoch
 from utils.distributed.device import device_name
-from utils.engine.batches import load_rows, predict
-from utils.engine.history import Progress
-from utils.engine.optimizer import Adam
+from utils.engine.batches import load_rows
+from utils.engine.seeds import epoch_order, split_rows
 from utils.mnist_dataset import MnistH5Dataset
 from utils.records.provenance import provenance, write_json
 
@@ -56,8 +57,8 @@ IMAGES, CLASSES = TRAINING.tensors
 
 def our_epoch() -> None:
     model, _ = build_model("sigurd", "mnist_4_9")
-    run = Progress()
-    train_epoch(model, Adam(model, 1e-3), TRAINING, Settings(1, BATCH, 1e-3), run, CPU)
+    settings = Settings(1, BATCH, 1e-3)
+    train_epoch(in_memory.start(model, settings), TRAINING, settings)
 
 
 def eager_loop() -> None:
@@ -98,7 +99,8 @@ def scikit_learn() -> None:
 def matrix_products() -> None:
     """The 14 products of a step that no implementation can do without, and nothing else."""
     model, _ = build_model("sigurd", "mnist_4_9")
-    weights = [layer.weight.detach() for layer in model.children()]
+    layers = [layer for layer in model.children() if isinstance(layer, nn.Linear)]
+    weights = [layer.weight.detach() for layer in layers]
     inputs = [torch.randn(BATCH, weight.shape[1]) for weight in weights]
     outputs = [torch.randn(BATCH, weight.shape[0]) for weight in weights]
     for _ in range(-(-len(ROWS) // BATCH)):
@@ -190,24 +192,19 @@ def random_access() -> dict[str, list[float]]:
 
 
 def time_to_accuracy(seed: int, goal: float) -> tuple[int, float]:
-    """Epochs and seconds of training until the test set is ``goal`` right for the first time.
+    """Return epochs and seconds of training until the test accuracy first reaches ``goal``.
 
     The test set is read after each epoch here, to measure speed; no published weights come of it.
     """
     test = load_rows(open_split("mnist_4_9", train=False), CPU)
     torch.manual_seed(seed)
     model, _ = build_model("sigurd", "mnist_4_9")
-    adam, run, settings = (
-        Adam(model, 1e-3),
-        Progress(),
-        Settings(50, BATCH, 1e-3, seed=seed),
-    )
+    settings = Settings(50, BATCH, 1e-3, seed=seed)
+    run = in_memory.start(model, settings)
     spent = accuracy = 0.0
     while accuracy < goal and len(run.history) < 50:
-        spent += seconds(partial(train_epoch, model, adam, TRAINING, settings, run, CPU))
-        run.history.append({})
-        logits, classes = predict(model, test, CPU)
-        accuracy = (logits.argmax(1) == classes).double().mean().item()
+        spent += seconds(partial(in_memory.run_epoch, run, TRAINING, settings))
+        accuracy = in_memory.accuracy_of(model, test)
     return len(run.history), spent
 
 
