@@ -81,8 +81,7 @@ def train_model(args: Any) -> TrainingResult:
         if collectives.rank() == 0:
             from utils.report.figures import save_curves  # matplotlib: half a second
 
-            dataset = job.metadata["dataset"]["name"]
-            title = f"{args.exp_name}: {type(job.model).__name__} on {dataset}"
+            title = f"{args.exp_name}: {type(model).__name__} on {job.data.h5_path.stem}"
             save_curves(job.files.curves, title, history.rows)
         best = history.best
         print(
@@ -102,9 +101,8 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
         files.require_new()
     dataset = args.dataset or PEOPLE[args.username].dataset
     settings = recipes.settings(args, dataset)
-    start = None
-    if args.load_checkpoint is not None:
-        start = load_checkpoint(find_file(args.load_checkpoint, "--load_checkpoint"))
+    given = args.load_checkpoint
+    start = None if given is None else load_checkpoint(find_file(given, "--load_checkpoint"))
     torch.manual_seed(settings.seed)
     model, arguments = build_model(args.username, dataset, start)
     data = open_split(dataset, train=True)
@@ -140,18 +138,13 @@ def train_pipeline(
 
     Every rank calls it with the same model, on the device to train on, and the same data:
     ``training`` and ``validation`` give images (B, 1, H, W) and classes (B,) for an index tensor.
-
-    :raises UsageError: the name is taken, or what is resumed was trained otherwise.
-    :raises RunError: the loss is not finite.
-    :raises Stopped: a signal came; the state is saved.
     """
-    device = next(model.parameters()).device
+    history, device = checkpointer.history, next(model.parameters()).device
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
     optimizer = Adam(model, settings.lr, settings.weight_decay)
     with noting_errors(checkpointer):
         checkpointer.start(model, optimizer, settings, resume=resume)
-        history = checkpointer.history
         if checkpointer.was_finished:
             print("finished    before; nothing to do")
         elif history.rows or len(checkpointer.losses):
@@ -162,10 +155,8 @@ def train_pipeline(
             speed = len(training) / (time.perf_counter() - started)
             validation_loss, accuracy = loss_and_accuracy(model, validation, device)
             if not math.isfinite(validation_loss):
-                raise Diverged(
-                    f"the validation loss is {validation_loss} after epoch {epoch}; "
-                    "give a smaller --lr"
-                )
+                loss = f"the validation loss is {validation_loss} after epoch {epoch}"
+                raise Diverged(f"{loss}; give a smaller --lr")
             row: Row = {
                 "epoch": epoch,
                 "train_loss": losses.sum(dtype=torch.float64).item() / len(training),

@@ -63,11 +63,12 @@ def drawing(model: nn.Module) -> str | None:
     Return None for a network that is not a sequence of linear layers.
     """
     layers = [module for module in model.modules() if any(True for _ in module.parameters(False))]
-    if not all(isinstance(layer, nn.Linear) for layer in layers) or any(
-        before.out_features != after.in_features for before, after in pairwise(layers)
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    if len(linear) < len(layers) or any(
+        before.out_features != after.in_features for before, after in pairwise(linear)
     ):
         return None
-    sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
+    sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
     names = ["pixels", *["hidden"] * (len(sizes) - 2), "logits"]
     step, middle = 110, 80
     shapes = []

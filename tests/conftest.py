@@ -2,7 +2,7 @@
 
 import os
 
-# As for the commands: networks this small are slower on several threads.
+# As the commands do: networks this small are slower on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hashlib
@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import filelock
 import h5py
@@ -30,10 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @cache
 def checkout_files() -> list[str]:
-    """What a checkout has: the files that git tracks, and code that is not added yet.
-
-    Results that a user has made are not among them.
-    """
+    """Return the files that git tracks and code that is not added yet, but no untracked results."""
 
     def listed(*arguments: str) -> set[str]:
         git = ["git", "ls-files", "-z", *arguments]
@@ -46,7 +45,7 @@ def checkout_files() -> list[str]:
 
 
 def copy_checkout(folder: Path, *wanted: str) -> Path:
-    """Copy what a checkout has of the ``wanted`` files and folders (of all, if none is named)."""
+    """Copy the checkout's ``wanted`` files and folders, or all of them if none is named."""
     for name in checkout_files():
         if not wanted or name in wanted or name.startswith(tuple(f"{each}/" for each in wanted)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ def copy_checkout(folder: Path, *wanted: str) -> Path:
 def digit_images(
     digits: tuple[int, ...], size: tuple[int, int], count: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, H, W) of ``count`` noisy digits, each digit a pattern of its own; labels."""
+    """Return ``count`` noisy digits, one pattern per digit: images uint8 (N, H, W), and labels."""
     labels = np.resize(np.array(digits, dtype=np.uint8), count)
     patterns = np.random.default_rng(0).integers(0, 200, (10, *size))
     noise = np.random.default_rng(seed).integers(0, 56, (count, *size))
@@ -65,7 +64,7 @@ def digit_images(
 
 
 def write_h5(path: Path, images: np.ndarray, labels: np.ndarray, **storage: object) -> Path:
-    """A file as the group's earlier ones: arrays, no attributes."""
+    """Write arrays without attributes, like the group's earlier files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.create_dataset("images", data=images, **storage)
@@ -74,7 +73,7 @@ def write_h5(path: Path, images: np.ndarray, labels: np.ndarray, **storage: obje
 
 
 def write_datasets(processed: Path) -> None:
-    """Every dataset of the table, 120 images to train on and 43 to test."""
+    """Write tiny files of every dataset: 120 training images and 43 test images."""
     for number, entry in enumerate(pipelines.DATASETS.values()):
         for name, count, split in ((entry.train_file, 120, 1), (entry.test_file, 43, 2)):
             seed = 2 * number + split  # no two files hold the same images
@@ -91,7 +90,7 @@ def processed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ``data/raw`` with the real MNIST and USPS: the user's files, else they are fetched once."""
+    """A ``data/raw`` with the real MNIST and USPS: the user's files, or fetched once."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     raw = shared / "raw"
@@ -114,12 +113,12 @@ def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the code with nothing else in it, as a fresh clone."""
+    """A copy of the code alone, like a fresh clone."""
     return copy_code(tmp_path / "checkout")
 
 
 def copy_code(folder: Path) -> Path:
-    """Copy what a checkout has, but for results."""
+    """Copy the checkout without its results."""
     copy_checkout(folder, *processes.PACKAGES, ".gitignore", "pyproject.toml", "run.sh")
     for name in ("weights/SMLP", "weights/WMLP", "weights/DMLP", "reports"):
         (folder / name).mkdir(parents=True)
@@ -127,7 +126,7 @@ def copy_code(folder: Path) -> Path:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would change how a command runs."""
+    """Return the environment without the variables that change how a command runs."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -140,30 +139,50 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_script() -> Run:
-    """Run a script in a process of its own, with none of our packages on its path.
+    """Run a script in a separate process, with none of our packages on its path.
 
-    ``fresh``: a Python of its own as well, which has to load the libraries.
+    ``fresh``: in a new Python, which has to load the libraries.
     """
 
-    def run(script: Path, *arguments: object, fresh: bool = False, **options: object):
+    def run(script: Path, *arguments: object, fresh: bool = False, **options: Any):
         options.setdefault("env", clean_environment())
         if fresh:
             command = [sys.executable, *map(str, (script, *arguments))]
             return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
         process = processes.start([script, *arguments], **options)
         out, error = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(script, process.returncode, out, error)
+        return subprocess.CompletedProcess(script, process.wait(), out, error)
 
     return run
 
 
 @pytest.fixture
 def raw_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty raw folder, with the hashes of the synthetic files for the published ones."""
+    """An empty raw folder, for which the synthetic files have the expected hashes."""
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in RAW_MNIST.items()}
     monkeypatch.setattr(create_mnist_dataset, "RAW_SHA256", hashes)
     monkeypatch.setattr(create_mnist_dataset, "RAW_FOLDER", tmp_path / "raw")
     return tmp_path / "raw"
+
+
+def exit_status(main: Callable[[list[str]], int], *arguments: object) -> object:
+    """Return the exit status of a command's ``main``, called in this process."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        return stopped.code
+
+
+@dataclass
+class Call:
+    """A command that is called in this process, and the folder ``out`` for its files."""
+
+    function: Callable[..., tuple[object, str, str]]
+    out: Path
+
+    def __call__(self, *arguments: object, **names: Any) -> tuple[object, str, str]:
+        """Return (exit status, stdout, stderr)."""
+        return self.function(*arguments, **names)
 
 
 SLURM = {
@@ -182,7 +201,7 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 @pytest.fixture
 def variables(monkeypatch):
     for name in (*SLURM, *TORCHRUN, "SLURM_GPUS_ON_NODE"):
-        monkeypatch.setenv(name, "")  # so that what rank_info() sets is undone too
+        monkeypatch.setenv(name, "")  # so that what rank_info() sets is restored too
         monkeypatch.delenv(name)
     return monkeypatch
 
@@ -196,12 +215,12 @@ def project(checkout):
 
 @pytest.fixture
 def ran(tmp_path, processed, monkeypatch):
-    """A training and an evaluation of it, whose records are in ``out``."""
+    """The output folder of a run and its evaluation."""
     out = tmp_path / "out"
     out.mkdir()
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["DJSW/main.py"])
-    # What reproduce.py sets for its process would stay for the tests that follow in this one.
+    # reproduce.py sets it for its process, which also runs the following tests.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     flags = ["--username=waly", "--exp_name=first", f"--output_dir={out}"]
     assert djsw.main([*flags, "--train", "--num_epochs=3", "--seed=5", "--device=cpu"]) == 0

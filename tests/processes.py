@@ -1,7 +1,7 @@
-"""Scripts in processes of their own, which start in milliseconds instead of seconds.
+"""Scripts in separate processes, which start in milliseconds instead of seconds.
 
 They are forked from a server that has loaded the libraries (importing torch takes two seconds);
-the project's own modules are loaded from the script's checkout, as for any other process.
+the project's own modules are loaded from the script's checkout, as in any other process.
 """
 
 import json
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import reduction
 from pathlib import Path
+from typing import Any, TextIO
 
 PACKAGES = ("DJSW", "models", "datasetprep", "utils")
 #: Loaded by the server.
@@ -36,7 +37,7 @@ if CAN_FORK:
     _server = multiprocessing.get_context("forkserver")
     _server.set_forkserver_preload(LIBRARIES)
 
-#: What ``uv run`` becomes in a shell: asks the test's process to run the script, and waits.
+#: Stands in for ``uv run`` in a shell: asks the test's process to run the script, and waits.
 CLIENT = """
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -49,7 +50,7 @@ with socket.socket(socket.AF_UNIX) as server:
 
 
 class Script:
-    """A running script, with what the tests need of the interface of ``subprocess.Popen``."""
+    """A running script, with the part of ``subprocess.Popen``'s interface that the tests need."""
 
     def __init__(
         self,
@@ -57,39 +58,42 @@ class Script:
         *,
         env: Mapping[str, str],
         cwd: str | Path | None = None,
-        output: tuple[int, int] | None = None,
+        output: Sequence[int] | None = None,
     ) -> None:
         """Start ``command``: the script and its arguments.
 
         :param output: file descriptors for stdout and stderr instead of pipes.
         """
         pipes = [] if output else [os.pipe(), os.pipe()]
-        targets = output or tuple(write for _, write in pipes)
+        targets = output or [write for _, write in pipes]
         words = list(map(str, command))
         arguments = (words, str(cwd or Path.cwd()), dict(env), *map(_Descriptor, targets))
         self._process = _server.Process(target=_run, args=arguments)
         self._process.start()
         for _, write in pipes:
             os.close(write)
-        self.stdout, self.stderr = (
-            (open(read, encoding="utf-8") for read, _ in pipes) if pipes else (None, None)
-        )
-        self.pid = self._process.pid
+        self.stdout: TextIO | None = None
+        self.stderr: TextIO | None = None
+        if pipes:
+            self.stdout, self.stderr = (open(read, encoding="utf-8") for read, _ in pipes)
         self.kill, self.terminate = self._process.kill, self._process.terminate
 
     @property
     def returncode(self) -> int | None:
-        """The exit status; minus the signal that killed it; None while it runs."""
+        """The exit status, minus the number of the signal that killed it, or None while it runs."""
         return self._process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> int | None:
+        """Return the exit status, or None while the script runs."""
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal."""
-        os.kill(self.pid, number)
+        assert self._process.pid is not None, "started by the constructor"
+        os.kill(self._process.pid, number)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; returns the exit status."""
+        """Wait for the end and return the exit status."""
         self._process.join(timeout)
         if self.returncode is None:
             self.kill()
@@ -97,11 +101,13 @@ class Script:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for the end; returns what it wrote to stdout and to stderr."""
+        """Wait for the end and return the output on stdout and on stderr."""
         written = ["", ""]
 
         def read(number: int) -> None:
-            with (self.stdout, self.stderr)[number] as stream:
+            stream = (self.stdout, self.stderr)[number]
+            assert stream is not None, "the output goes to other files"
+            with stream:
                 written[number] = stream.read()
 
         readers = [threading.Thread(target=read, args=(number,)) for number in range(2)]
@@ -116,7 +122,7 @@ class Script:
 
 
 class _Descriptor:
-    """A file descriptor that is handed to the new process."""
+    """A file descriptor that is passed to the new process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -130,7 +136,7 @@ def _inherited(duplicate) -> int:
 
 
 def _run(command: list[str], cwd: str, env: dict[str, str], stdout: int, stderr: int) -> None:
-    """In the new process."""
+    """Run the script; called in the new process."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
@@ -154,23 +160,23 @@ def _is_ours(entry: str, tests: Path) -> bool:
     return Path(entry).resolve() in (tests, tests.parent)
 
 
-def start(command: Sequence[object], **options) -> "Script | subprocess.Popen[str]":
+def start(command: Sequence[object], **options: Any) -> "Script | subprocess.Popen[str]":
     """Start a script; its output goes to pipes."""
     if CAN_FORK:
         return Script(command, **options)
-    command = [sys.executable, *map(str, command)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+    words, pipe = [sys.executable, *map(str, command)], subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **options)
 
 
 @contextmanager
 def serving() -> Iterator[list[str]]:
-    """Run the scripts that a shell asks for; gives the command to put before a script's."""
+    """Run the scripts that a shell requests; yield the prefix of their command lines."""
     if not CAN_FORK:
         yield [sys.executable]
         return
     with (
-        tempfile.TemporaryDirectory(dir="/tmp") as folder,  # a socket's path has 107 characters
+        # The path of a socket has at most 107 characters.
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,
         socket.socket(socket.AF_UNIX) as listener,
     ):
         client, address = Path(folder, "client.py"), str(Path(folder, "socket"))
@@ -192,7 +198,7 @@ def _serve(listener: socket.socket) -> None:
             request, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 2)
             while more := connection.recv(1 << 20):
                 request += more
-            script = Script(**json.loads(request), output=tuple(descriptors))
+            script = Script(**json.loads(request), output=descriptors)
             for number in descriptors:
                 os.close(number)
             connection.sendall(str(script.wait(300)).encode())

@@ -1,4 +1,4 @@
-"""Records that are changed for a test."""
+"""Changes to records."""
 
 import json
 
@@ -6,7 +6,7 @@ from utils.records.evaluation import with_digest
 
 
 def changed(path, change):
-    """Change a record; the digest of an evaluation's is made to match."""
+    """Change a record, and update the digest of an evaluation's."""
     record = json.loads(path.read_text())
     change(record)
     if path.name.endswith("_metrics.json"):

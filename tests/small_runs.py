@@ -1,4 +1,4 @@
-"""Trainings of tiny networks, in this process and in others of their own."""
+"""Runs of tiny networks, in this process and in separate ones."""
 
 import csv
 import os
@@ -40,7 +40,7 @@ def small_model(seed=0):
 
 
 def train_small(folder, settings, model=None, name="run", resume=False, data=None):
-    """Train; returns the model and its checkpointer."""
+    """Train and return the model and its checkpointer."""
     model = model or small_model()
     run = small_checkpointer(folder, settings, name)
     train_pipeline(model, data or small_problem(), small_problem(10), settings, run, resume=resume)
@@ -77,15 +77,16 @@ FLAGS = ["--username", "waly", "--train", "--batch_size", "8", "--num_epochs"]
 
 
 def command(processed: Path, folder: Path, epochs: int, save_seconds: float) -> None:
-    """A training in a process of its own, which saves its state every so often."""
+    """Train in a separate process, saving the state after so many seconds."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    pipelines.PROCESSED, checkpointer.SAVE_SECONDS = processed, save_seconds
+    pipelines.PROCESSED = processed
+    checkpointer.SAVE_SECONDS = save_seconds
     argv = [*FLAGS, str(epochs), "--exp_name", "e", "--output_dir", str(folder), "--resume"]
     sys.exit(main(argv))
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """All that must not depend on how often a training was stopped."""
+    """Return everything that must not depend on how often a run was stopped."""
     checkpoints = sorted(folder.glob("*_checkpoint_*.pt"))
     history = (folder / "e_history.csv").read_text().splitlines()
     return {

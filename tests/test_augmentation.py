@@ -1,7 +1,8 @@
-"""Deformed images against scipy's."""
+"""Augmented images against SciPy's."""
 
 import math
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,7 @@ from DJSW.recipes import Augmentation
 from utils.engine.augmentation import Augmenter
 
 CPU = torch.device("cpu")
-
-
-STILL = {"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "elastic": 0, "nodes": 4}
+STILL: dict[str, Any] = dict(rotation=0, scale=0, shear=0, shift=0, elastic=0, nodes=4)
 
 
 def generator(seed=0):
@@ -23,13 +22,13 @@ def generator(seed=0):
 
 @pytest.fixture
 def images():
-    """Smooth blobs, so that another interpolation gives nearly the same."""
+    """Smooth blobs, for which different interpolations give nearly the same."""
     noise = np.random.default_rng(0).random((6, 28, 28))
     noise[:, :6] = noise[:, -6:] = noise[:, :, :6] = noise[:, :, -6:] = 0
     return torch.from_numpy(ndimage.gaussian_filter(noise, (0, 2, 2))).float()[:, None] * 4
 
 
-def test_deforming_by_nothing_changes_nothing(images):
+def test_augmentation_by_zero_changes_nothing(images):
     augmenter = Augmenter((28, 28), CPU, **STILL)
     assert torch.allclose(
         augmenter.transform(images, augmenter.draw(6, generator())), images, atol=1e-6
@@ -38,8 +37,8 @@ def test_deforming_by_nothing_changes_nothing(images):
 
 @pytest.mark.parametrize("width", [28, 20])
 @pytest.mark.parametrize("what", ["rotation", "scale", "shear", "shift"])
-def test_affine_part_is_scipys(images, what, width):
-    """The drawn map, in pixels, applied by ``scipy.ndimage.affine_transform``."""
+def test_affine_part_equals_scipys(images, what, width):
+    """Apply the drawn map, in pixels, with ``scipy.ndimage.affine_transform``."""
     amount = {"rotation": 20, "scale": 0.2, "shear": 0.3, "shift": 3}[what]
     images = images[..., :width]
     augmenter = Augmenter((28, width), CPU, **{**STILL, what: amount})
@@ -68,17 +67,17 @@ def test_affine_part_is_scipys(images, what, width):
 
 
 @pytest.mark.parametrize("size", [(28, 28), (16, 16), (20, 30)])
-def test_elastic_part_moves_pixels_by_so_much_and_smoothly(size):
+def test_elastic_part_has_the_given_spread_and_is_smooth(size):
     augmenter = Augmenter(size, CPU, **{**STILL, "elastic": 1.5, "nodes": 5})
     drawn = augmenter.draw(4000, generator())[:, :, 3:] @ augmenter.fields[3:]
     in_pixels = (drawn / augmenter.pixel[:, None]).view(4000, 2, *size)
     spread = in_pixels.std(0)
     assert spread.min() > 1.4 and spread.max() < 1.6  # everywhere, in both directions
     steps = in_pixels.diff(dim=3).std()
-    assert steps < 1.5 * 2 / (size[1] / 4)  # a fraction of what neighbours at random would differ
+    assert steps < 1.5 * 2 / (size[1] / 4)  # a fraction of the difference of random neighbors
 
 
-def test_deformations_are_drawn_anew_and_again(images):
+def test_augmentation_depends_on_the_seed(images):
     augmenter = Augmenter((28, 28), CPU, **asdict(Augmentation(9, 0.07, 0.1, 1, 0.8, 6)))
     before = images.clone()
     first, same = (augmenter(images, 6, 1) for _ in range(2))

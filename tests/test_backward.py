@@ -1,4 +1,4 @@
-"""Gradients against float64 autograd, of one process and of several that share a batch."""
+"""Gradients of one process, and of ranks that divide a batch, against float64 autograd."""
 
 import pytest
 import torch
@@ -26,14 +26,15 @@ def test_gradients_equal_float64_autograd(username, batch):
     expected = F.cross_entropy(double(images.double()), classes)
     expected.backward()
     for gradients in (gradients_of(model), AutogradGradients(model)):
-        for _ in range(2):  # the second time, what was there is overwritten
+        for _ in range(2):  # the second call overwrites the first's gradients
             loss_sum = gradients(images, classes, batch)
         assert loss_sum.item() / batch == pytest.approx(expected.item(), rel=1e-5)
         for mine, other in zip(model.parameters(), double.parameters(), strict=True):
+            assert mine.grad is not None
             torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_networks_that_are_no_stack_are_left_to_autograd():
+def test_networks_of_other_forms_use_autograd():
     model, _ = build_model("sigurd", "mnist_4_9")
     with pytest.raises(AssertionError, match="build the optimizer first"):
         gradients_of(model)
@@ -45,7 +46,7 @@ def test_networks_that_are_no_stack_are_left_to_autograd():
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("username", PEOPLE)
 def test_gradients_of_parts_add_up_to_those_of_the_batch(username, own):
-    """Batches of 64 and 5 divided by 8 ranks, against float64 autograd of the whole."""
+    """Batches of 64 and 5 divided by 8 ranks, against float64 autograd of whole batches."""
     torch.manual_seed(0)
     entry = DATASETS[PEOPLE[username].dataset]
     model, _ = build_model(username, PEOPLE[username].dataset)
@@ -67,4 +68,5 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(username, own):
         expected.backward()
         assert loss / count == pytest.approx(expected.item(), rel=1e-6)
         for mine, theirs in zip(model.parameters(), double.parameters(), strict=True):
+            assert mine.grad is not None
             torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)

@@ -1,4 +1,4 @@
-"""The benchmarks are not run here; their flags are read before anything is measured."""
+"""Flags of the benchmarks, which check them before they measure anything."""
 
 import pytest
 from conftest import ROOT

@@ -4,6 +4,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from utils.records.checkpoint import (
 )
 
 WEIGHTS = SMLP().state_dict()
-ABOUT = {
+METADATA = {
     "model": {"name": "SMLP", "arguments": {}},
     "dataset": {"name": "mnist_4_9"},
     "classes": [4, 5, 6, 7, 8, 9],
@@ -66,8 +67,8 @@ def test_state_dicts_of_others(tmp_path, form, device):
     assert weights_sha256(model.state_dict()) == weights_sha256(WEIGHTS)
 
 
-def test_wrappers_that_hold_themselves_end(tmp_path):
-    content = {}
+def test_wrappers_that_contain_themselves_are_refused(tmp_path):
+    content: dict[str, Any] = {}
     content["model"] = content
     torch.save(content, tmp_path / "c.pt")
     with pytest.raises(UsageError, match="holds no state dict"):
@@ -75,11 +76,11 @@ def test_wrappers_that_hold_themselves_end(tmp_path):
 
 
 def test_own_checkpoint_and_its_plain_values(tmp_path):
-    about = {**ABOUT, "epoch": 3, "metrics": {"loss": 0.1}}
-    write_checkpoint(tmp_path / "c.pt", WEIGHTS, about)
+    metadata = {**METADATA, "epoch": 3, "metrics": {"loss": 0.1}}
+    write_checkpoint(tmp_path / "c.pt", WEIGHTS, metadata)
     assert os.listdir(tmp_path) == ["c.pt"]
     checkpoint = load_checkpoint(tmp_path / "c.pt")
-    assert checkpoint.metadata == about
+    assert checkpoint.metadata == metadata
     assert weights_sha256(checkpoint.weights) == weights_sha256(WEIGHTS)
 
 
@@ -108,9 +109,9 @@ def test_hostile_file_is_refused_and_not_run(tmp_path, form):
 
 def test_damaged_files(tmp_path):
     path = tmp_path / "c.pt"
-    write_checkpoint(path, WEIGHTS, ABOUT)
+    write_checkpoint(path, WEIGHTS, METADATA)
     whole = path.read_bytes()
-    harmed = {
+    damaged = {
         "empty": b"",
         **{f"cut off at {size}": whole[:size] for size in range(1, len(whole) - 50, 7777)},
         "cut off near its end": whole[:-100],
@@ -119,7 +120,7 @@ def test_damaged_files(tmp_path):
         "zeros": bytes(1000),
         "other zip": None,
     }
-    for name, content in harmed.items():
+    for name, content in damaged.items():
         if content is None:
             with zipfile.ZipFile(path, "w") as other:
                 other.writestr("a", "b")
@@ -140,7 +141,7 @@ def test_damaged_files(tmp_path):
         torch.zeros(3),
         {"a": torch.zeros(3).to_sparse()},
         {"a": torch.tensor([1.0, float("nan")])},
-        {**ABOUT, "format": FORMAT, "weights": {"a": 3}, "weights_sha256": "0"},
+        {**METADATA, "format": FORMAT, "weights": {"a": 3}, "weights_sha256": "0"},
     ],
     ids=str,
 )
@@ -156,8 +157,8 @@ def test_no_state_dict(tmp_path, content):
         {"format": "djsw-checkpoint-0", "weights": WEIGHTS},
         {"format": FORMAT},
         {"format": FORMAT, "weights": WEIGHTS},
-        {**ABOUT, "format": FORMAT, "weights": WEIGHTS, "weights_sha256": "0"},
-        {**ABOUT, "format": FORMAT, "weights": WEIGHTS, "weights_sha256": "0", "model": 3},
+        {**METADATA, "format": FORMAT, "weights": WEIGHTS, "weights_sha256": "0"},
+        {**METADATA, "format": FORMAT, "weights": WEIGHTS, "weights_sha256": "0", "model": 3},
     ],
     ids=["other version", "no weights", "only weights", "other weights", "no name"],
 )

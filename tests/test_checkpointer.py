@@ -1,4 +1,4 @@
-"""What a training leaves; names that are taken; killed, stopped, resumed."""
+"""Files of a run, names in use, and runs that are killed, stopped and resumed."""
 
 import json
 import math
@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_runs
@@ -28,7 +29,8 @@ from small_runs import (
 
 from DJSW import pipelines
 from DJSW.main import main
-from DJSW.train import Settings, train_pipeline
+from DJSW.recipes import Settings
+from DJSW.train import train_pipeline
 from utils.errors import RunError, Stopped, UsageError
 from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
 from utils.records.files import atomic_write
@@ -38,18 +40,19 @@ from utils.records.run_files import RunFiles
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_kill_storm(processed, tmp_path, kills):
-    """Killed at random moments until it finishes, it ends as if it had never been disturbed."""
+    """A run that is killed at random moments ends with the results of an undisturbed one."""
     epochs, context = 12 * kills, multiprocessing.get_context("forkserver")
     folders = {name: tmp_path / name for name in ("calm", "storm")}
     for folder in folders.values():
         folder.mkdir()
-    moments, killed, steps = random.Random(0), 0, set()
+    moments, killed = random.Random(0), 0
+    steps: set[tuple[int, int]] = set()
     state = folders["storm"] / "e_resume.pt"
     while killed < kills:
         child = context.Process(target=command, args=(processed, folders["storm"], epochs, 0.001))
         before = state.stat().st_mtime_ns if state.exists() else 0
         child.start()
-        if killed % 4:  # killed when it has saved a state, else wherever its start is
+        if killed % 4:  # killed after it has saved a state, else while it starts
             while child.exitcode is None and not (
                 state.exists() and state.stat().st_mtime_ns > before
             ):
@@ -64,8 +67,8 @@ def test_kill_storm(processed, tmp_path, kills):
         if state.exists():
             saved = torch.load(state, weights_only=True)
             steps.add((len(saved["history"]), len(saved["losses"])))
-    assert killed == kills, "the training was over before the storm was"
-    assert len(steps) > kills / 3, "it was killed at different places"
+    assert killed == kills, "the run finished too early"
+    assert len(steps) > kills / 3, "it was killed at different steps"
     assert any(step for _, step in steps), "also within epochs"
     for folder in folders.values():
         child = context.Process(target=command, args=(processed, folder, epochs, 1000))
@@ -87,7 +90,7 @@ def test_patience(processed, tmp_path, capsys):
     assert last["epoch"] == best["epoch"] + 3 < 50
     assert "no better validation loss for 3 epochs" in out
     assert (tmp_path / f"a_checkpoint_epoch_{last['epoch']}.pt").exists()
-    # as it would have been without
+    # the same weights as without --patience
     assert main([*flags, "--num_epochs", str(last["epoch"]), "--exp_name", "b"]) == 0
     again = json.loads((tmp_path / "b_run.json").read_text())
     assert again["results"]["last"]["weights_sha256"] == last["weights_sha256"]
@@ -117,14 +120,14 @@ def test_disk_that_fills_up_in_the_middle(processed, tmp_path, monkeypatch, caps
     error = capsys.readouterr().err
     assert error.startswith("error: No space left on device: " + str(tmp_path / "full"))
     assert error.count("\n") == 1
-    load_checkpoint(tmp_path / "full" / "e_checkpoint_best.pt")  # the earlier one, whole
+    load_checkpoint(tmp_path / "full" / "e_checkpoint_best.pt")  # the earlier one, complete
     monkeypatch.undo()
     monkeypatch.setattr(pipelines, "PROCESSED", processed)
     assert main(full) == 0
     assert outcome(tmp_path / "full") == outcome(tmp_path / "calm")
 
 
-def test_what_a_training_leaves(tmp_path):
+def test_files_of_a_run(tmp_path):
     settings = Settings(num_epochs=12, batch_size=5, lr=0.2, seed=0)
     model, run = train_small(tmp_path, settings)
     names = {path.name.removeprefix("run_") for path in tmp_path.iterdir()}
@@ -182,7 +185,7 @@ def test_code_that_changed_between_sessions_is_noted(tmp_path, capsys, monkeypat
     assert changes == [None, note]
 
 
-def test_error_that_ends_a_training_is_in_its_record(tmp_path):
+def test_error_that_ends_a_run_is_in_its_record(tmp_path):
     settings = Settings(num_epochs=3, batch_size=5, lr=0.01, seed=0)
     run = small_checkpointer(tmp_path, settings)
     run.after_epoch = lambda *_: (tmp_path / "nowhere").mkdir() or (tmp_path / "nowhere").open()
@@ -205,7 +208,7 @@ def test_resuming_for_fewer_epochs_is_refused(tmp_path):
 
 
 def test_resuming_without_the_epoch_that_was_begun_is_refused(tmp_path, monkeypatch):
-    """Its weights are ahead of the last finished epoch's."""
+    """The weights saved are ahead of the last finished epoch's."""
     settings = Settings(3, 5, 0.05, seed=3)
     with monkeypatch.context() as patch:
         patch.setattr("utils.engine.checkpointer.stop_request", StopAfter(7))  # in epoch 2
@@ -249,7 +252,7 @@ def test_file_systems_without_hard_links(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", [{"lr": 0.1}, {"seed": 4}, {"batch_size": 6}])
 def test_resuming_with_other_settings_names_the_difference(tmp_path, change):
-    settings = {"num_epochs": 1, "batch_size": 5, "lr": 0.05, "seed": 3}
+    settings: dict[str, Any] = {"num_epochs": 1, "batch_size": 5, "lr": 0.05, "seed": 3}
     train_small(tmp_path, Settings(**settings))
     before = files_of(tmp_path)
     (name, value), *_ = change.items()
@@ -305,7 +308,7 @@ def test_seconds_of_an_interrupted_epoch_are_added_up(tmp_path, monkeypatch):
     assert all(session["seconds"] > 0 for session in run.record.sessions)
 
 
-def test_what_is_finished_is_left_alone(tmp_path, capsys):
+def test_finished_run_is_left_unchanged(tmp_path, capsys):
     settings = Settings(2, 5, 0.05, seed=3)
     train_small(tmp_path, settings)
     before = files_of(tmp_path)
@@ -315,13 +318,13 @@ def test_what_is_finished_is_left_alone(tmp_path, capsys):
     assert files_of(tmp_path) == before
     assert len(run.history) == 2
     record = json.loads(run.files.record.read_text())
-    # as if killed before its end
+    # as if killed just before the end
     run.files.record.write_text(json.dumps({**record, "status": "running"}))
     train_small(tmp_path, settings, resume=True)
     assert json.loads(run.files.record.read_text())["status"] == "finished"
 
 
-def test_best_checkpoint_is_the_record_s_though_killed_after_a_later_one(tmp_path):
+def test_later_best_checkpoint_of_a_killed_run_is_replaced(tmp_path):
     settings = Settings(1, 5, 0.05, seed=3)
     _, run = train_small(tmp_path, settings)
     best = load_checkpoint(run.files.best_checkpoint)

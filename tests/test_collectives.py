@@ -1,4 +1,4 @@
-"""Several processes that divide each batch among themselves, against one that does not."""
+"""Runs of several ranks, which divide each batch, against runs of one."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ class WMLP(nn.Module):
 
 
 def start(project, count, *flags, each=list):
-    """The command as ``count`` ranks, started with the variables that torchrun sets."""
+    """Start the command as ``count`` ranks, with the variables that torchrun sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -55,7 +55,7 @@ def start(project, count, *flags, each=list):
 
 
 def finish(ranks):
-    """Statuses, and what each wrote to stdout and to stderr."""
+    """Return the exit statuses, and the output of each rank on stdout and on stderr."""
     written = [rank.communicate(timeout=120) for rank in ranks]
     return [rank.returncode for rank in ranks], *zip(*written, strict=True)
 
@@ -76,11 +76,11 @@ def losses_of(project, name):
 
 
 def test_ranks_give_the_losses_and_the_results_of_one(project):
-    """108 images in batches of 35: the last has 3, and of 4 ranks one gets none of it."""
+    """108 images in batches of 35: the last has 3, none of them for one of the 4 ranks."""
     for count, name in ((1, "one"), (4, "four")):
         statuses, out, err = train(project, count, name, "--batch_size=35", "--num_epochs=3")
         assert statuses == [0] * count, err
-    assert out[1:] == ("", "", "") == err[1:], "rank 0 alone speaks"
+    assert out[1:] == ("", "", "") == err[1:], "only rank 0 writes"
     assert "device      4 ranks on " in out[0]
     assert losses_of(project, "four") == pytest.approx(losses_of(project, "one"), rel=1e-5)
 
@@ -113,8 +113,8 @@ def test_started_by_torchrun(project):
     assert losses_of(project, "two") == pytest.approx(losses_of(project, "one"), rel=1e-5)
 
 
-def test_network_that_draws(project):
-    """Ranks draw masks of their own, yet go on with the same weights."""
+def test_network_with_dropout(project):
+    """Each rank draws its own masks, and all keep the same weights."""
     (project / "models" / "wmlp.py").write_text(NETWORK_WITH_DRAWS)
     for name in ("a", "b"):
         statuses, _, err = train(project, 2, name, "--num_epochs=2", "--batch_size=20")
@@ -133,7 +133,7 @@ def test_batch_norm_is_refused(project):
 
 
 def test_ranks_with_different_flags(project):
-    """They would wait for each other for ever."""
+    """Without the check they would wait for each other forever."""
     flags = ("--exp_name=odd", "--output_dir=weights/WMLP", "--train", "--device=cpu")
     sizes = iter(("--batch_size=8", "--batch_size=9"))
     statuses, _, err = finish(start(project, 2, *flags, each=lambda: [next(sizes)]))
@@ -142,7 +142,7 @@ def test_ranks_with_different_flags(project):
 
 
 def test_rank_that_never_joins(project):
-    """One waits alone, and ends by the first signal."""
+    """The rank that waits alone ends at the first signal."""
     flags = ("--exp_name=alone", "--output_dir=weights/WMLP", "--train", "--device=cpu")
     first, second = start(project, 2, *flags)
     second.kill()
@@ -153,7 +153,7 @@ def test_rank_that_never_joins(project):
     first.communicate()
 
 
-def test_a_refusal_is_said_once(project):
+def test_usage_error_is_printed_once(project):
     train(project, 1, "taken", "--num_epochs=1")
     for flags in ((), ("--epochs=3",), ("--load_checkpoint=none.pt",)):
         statuses, out, err = train(project, 2, "taken", *flags)
@@ -162,7 +162,7 @@ def test_a_refusal_is_said_once(project):
         assert err[1] == "" == out[1]
 
 
-def test_a_loss_that_is_not_finite_is_said_once(project):
+def test_loss_that_is_not_finite_is_reported_once(project):
     statuses, _, err = train(project, 2, "wild", "--lr=1e30")
     assert statuses == [1, 1]
     assert err[0].startswith("error: the loss is nan") and err[1] == ""
@@ -170,13 +170,13 @@ def test_a_loss_that_is_not_finite_is_said_once(project):
 
 
 def larger_data(project):
-    """So much that an epoch takes a second or so: 200 steps, with four messages each."""
+    """Write data for an epoch of about a second: 200 steps, with four messages each."""
     images, labels = digit_images(DATASETS["usps_0_6"].digits, (16, 16), 20_000)
     write_h5(project / "data" / "processed" / DATASETS["usps_0_6"].train_file, images, labels)
 
 
 def start_long(project, count, name, *flags):
-    """A training that has written its first epoch."""
+    """Start a long run and wait until it has written its first epoch."""
     flags = ("--exp_name", name, "--output_dir=weights/WMLP", "--train", *flags)
     started = start(project, count, *flags, "--num_epochs=100000", "--device=cpu")
     while not started[0].stdout.readline().startswith("epoch "):
@@ -185,7 +185,7 @@ def start_long(project, count, name, *flags):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no SIGUSR1")
-def test_signal_to_one_rank_stops_all_and_one_goes_on(project):
+def test_signal_to_one_rank_stops_all_and_one_rank_resumes(project):
     larger_data(project)
     started = start_long(project, 2, "stopped")
     started[1].send_signal(signal.SIGUSR1)
@@ -207,8 +207,8 @@ def test_signal_to_one_rank_stops_all_and_one_goes_on(project):
     assert losses_of(project, "stopped") == pytest.approx(losses_of(project, "whole"), rel=1e-4)
 
 
-def test_one_goes_on_as_two(project):
-    """Begun alone and resumed by two: each of these begins with what rank 0 has read."""
+def test_run_of_one_rank_is_resumed_by_two(project):
+    """Both ranks start from the state that rank 0 has read."""
     train(project, 1, "grown", "--num_epochs=2")
     statuses, _, err = train(project, 2, "grown", "--num_epochs=4", "--resume")
     assert statuses == [0, 0], err

@@ -1,6 +1,7 @@
-"""Command line of the dataset scripts: usage errors."""
+"""Usage errors of the dataset scripts."""
 
 import pytest
+from conftest import exit_status
 
 from datasetprep import create_mnist_dataset as mnist
 
@@ -17,11 +18,7 @@ from datasetprep import create_mnist_dataset as mnist
     ],
 )
 def test_usage_errors(capsys, arguments, message):
-    try:
-        status = mnist.main(arguments)
-    except SystemExit as stopped:
-        status = stopped.code
-    assert status == 2
+    assert exit_status(mnist.main, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

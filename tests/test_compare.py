@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import digit_images, write_h5
+from conftest import Call, digit_images, exit_status, write_h5
 
 from DJSW import compare
 from DJSW import main as djsw
@@ -24,21 +24,15 @@ from utils.statistics import comparison, intervals
 
 @pytest.fixture
 def call(tmp_path, processed, capsys, monkeypatch):
-    """Call a command's ``main`` in this process: (exit status, stdout, stderr)."""
+    """Call a command's ``main`` in this process; files go to ``out``."""
     monkeypatch.setattr(sys, "argv", ["DJSW/compare.py"])
     monkeypatch.setattr(compare, "ROOT", tmp_path)
     (tmp_path / "out").mkdir()
 
     def call(main, *arguments):
-        try:
-            status = main(list(map(str, arguments)))
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
+        return exit_status(main, *arguments), *capsys.readouterr()
 
-    call.out = tmp_path / "out"
-    return call
+    return Call(call, tmp_path / "out")
 
 
 def flags(call, name, username="sigurd"):
@@ -158,9 +152,11 @@ def test_a_group_counts_weights_once(call):
     # The same seed with different weights (from different code, say): nothing is grouped.
     weights = torch.load(first, weights_only=True)
     weights["weights"]["layer5.bias"] += 1
-    about = {k: v for k, v in weights.items() if k not in ("weights", "weights_sha256", "format")}
+    metadata = {
+        k: v for k, v in weights.items() if k not in ("weights", "weights_sha256", "format")
+    }
     other = call.out / "u_checkpoint_best.pt"
-    write_checkpoint(other, weights["weights"], about)
+    write_checkpoint(other, weights["weights"], metadata)
     _, table, _ = compared(call, *paths, evaluate(call, "d", other), name="e")
     assert sorted(row["name"] for row in table) == ["a", "b", "c", "d"]
 
@@ -196,7 +192,7 @@ def test_same_images_with_other_labels_are_another_test_set(call, processed, mon
     assert len(matrix) == 3 and matrix[2].count("**") == 4  # one network, the best on both
 
 
-def test_equal_names_are_told_apart(call, tmp_path, monkeypatch):
+def test_equal_names_are_distinguished(call, tmp_path, monkeypatch):
     best = train(call, "t")
     (tmp_path / "more").mkdir()
     a = evaluate(call, "e", best)
@@ -266,7 +262,7 @@ def test_everyone_on_everything(call, monkeypatch):
     weights = call.out.parent / "weights" / "SMLP" / "smlp_std_checkpoint_best.pt"
     before = weights.stat().st_mtime_ns
     status, out, _ = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out)
-    assert status == 2  # the comparison is there
+    assert status == 2  # the comparison exists already
     (call.out / "std_comparison.json").unlink()
     status, out, _ = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out)
     assert status == 0 and "trains" not in out and weights.stat().st_mtime_ns == before
@@ -291,7 +287,7 @@ def test_checkpoints_are_evaluated_first(call):
         "SMLP 256-77-77-77-77-7",
         "DMLP 256-300-300-300-7",
     }
-    again, _, _ = compared(call, best, bare, name="d")  # a checkpoint knows its own dataset
+    again, _, _ = compared(call, best, bare, name="d")  # a checkpoint names its dataset
     assert sections(again) == sections(page)
     status, _, err = call(compare.main, best, "--dataset=mnist_4_9", "--output_dir", call.out)
     assert status == 2 and "distinguishes the digits [0, 1, 2, 3, 4, 5, 6], mnist_4_9 holds" in err
@@ -302,12 +298,12 @@ def test_checkpoints_are_evaluated_first(call):
     torch.save(build_model("dennis", "usps_0_6")[0].state_dict(), odd)
     before = set(call.out.iterdir())
     status, _, err = call(compare.main, odd, bare, "--output_dir", call.out)
-    assert status == 2 and set(call.out.iterdir()) == before  # all are looked at first
+    assert status == 2 and set(call.out.iterdir()) == before  # all are checked first
     _, table, _ = compared(call, odd, name="e")
     assert table[0]["name"] == f"my_model_1__{sha256_of(odd)[:8]}_on_usps_0_6"
 
 
-def test_wrong_use_is_one_sentence(call, tmp_path, monkeypatch):
+def test_usage_errors_are_one_sentence(call, tmp_path, monkeypatch):
     a = untrained(call, "a", 0)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.json").write_text("hello")

@@ -1,9 +1,10 @@
-"""Rankings, groups of seeds and differences of evaluations that are made by hand."""
+"""Rankings, groups of seeds and differences of evaluations made by hand."""
 
 import copy
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def evaluation(name, errors, *, seed=None, weights=None, saved="best", lr=0.1, i
     predicted[:errors] ^= 1
     accuracy = 1 - errors / len(LABELS)
     training = {"exp_name": name, "settings": {"lr": lr, "seed": seed}, "saved": saved}
-    record = {
+    record: Any = {
         "exp_name": name,
         "username": "ann",
         "model": {"name": "M", "layers": "M 2-2", "parameters": 6},
@@ -135,7 +136,7 @@ def test_mean_and_deviation():
 
 def test_record_is_plain():
     (test_set,) = rank_by_test_set([evaluation("a", 1), evaluation("b", 2)])
-    record = copy.deepcopy(test_set.record())
+    record: dict[str, Any] = copy.deepcopy(test_set.record())
     assert record["dataset"] == {"name": "d", "images_sha256": "i", "labels_sha256": "l"}
     assert [row["rank"] for row in record["ranking"]] == [1, 2]
     (difference,) = record["differences"]

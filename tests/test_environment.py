@@ -1,4 +1,4 @@
-"""Which rank a process is, by torchrun's and Slurm's variables."""
+"""The rank of a process, from torchrun's and Slurm's variables."""
 
 import os
 
@@ -9,7 +9,7 @@ from utils.distributed.environment import RankInfo, rank_info
 from utils.errors import UsageError
 
 
-def test_variables_that_are_not_whole(project, variables):
+def test_incomplete_variables(variables):
     variables.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="RANK and MASTER_ADDR and MASTER_PORT not; start with"):
         rank_info()
@@ -17,7 +17,7 @@ def test_variables_that_are_not_whole(project, variables):
     assert rank_info() == RankInfo()
 
 
-def test_place_by_slurm(variables):
+def test_rank_by_slurm(variables):
     assert rank_info() == RankInfo(0, 1, 0)
     for name, value in SLURM.items():
         variables.setenv(name, value)

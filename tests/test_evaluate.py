@@ -1,8 +1,9 @@
-"""Evaluations: numbers, page, pictures and predictions."""
+"""Evaluations: numbers, page, figures and predictions."""
 
 import csv
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def evaluate(folder, weights, exp_name="e", username="sigurd", *flags):
 
 @pytest.fixture
 def measured(tmp_path, processed, monkeypatch):
-    """Evaluate an untrained SMLP; the folder and the content of the metrics file."""
+    """Evaluate an untrained SMLP; return the folder and the content of the metrics file."""
     monkeypatch.setattr(sys, "argv", ["DJSW/main.py"])
     torch.manual_seed(0)
     torch.save(build_model("sigurd", "mnist_4_9")[0].state_dict(), tmp_path / "bare.pt")
@@ -116,7 +117,8 @@ def test_page_shows_the_record(measured):
     for name in ("confusion", "errors", "reliability"):
         assert f"(e_{name}.png)" in page
         with Image.open(folder / f"e_{name}.png") as picture:
-            assert picture.size[0] > 400 and len(picture.convert("RGB").getcolors(2**24)) > 50
+            colors = picture.convert("RGB").getcolors(2**24)
+            assert picture.size[0] > 400 and colors is not None and len(colors) > 50
 
 
 def test_pictures_show_their_arguments(tmp_path, monkeypatch):
@@ -158,7 +160,9 @@ def test_errors_figure_shows_the_most_confident_errors(measured, tmp_path, monke
     assert evaluate(folder, tmp_path / "bare.pt", "again") == 0
     images, true, predicted, confidence = shown[0]
     with (folder / "e_predictions.csv").open() as file:
-        rows = [{**row, "index": index} for index, row in enumerate(csv.DictReader(file))]
+        rows: list[dict[str, Any]] = [
+            {**row, "index": index} for index, row in enumerate(csv.DictReader(file))
+        ]
     with (folder / "e_probabilities.csv").open() as file:
         for row, p in zip(rows, csv.DictReader(file), strict=True):
             row["p"] = float(p[f"p_{row['predicted']}"])

@@ -39,7 +39,10 @@ def test_mosaic_has_captions_beside_the_images(tmp_path, drawn):
 
 
 def test_error_rates_by_test_set(tmp_path, drawn):
-    groups = {"set 1": [("a", 0.9, 0.85, 0.95), ("b", 0.8, 0.7, 0.85)], "set 2": [("a", 1, 0.9, 1)]}
+    groups: dict[str, list[tuple[str, float, float, float]]] = {
+        "set 1": [("a", 0.9, 0.85, 0.95), ("b", 0.8, 0.7, 0.85)],
+        "set 2": [("a", 1, 0.9, 1)],
+    }
     figures.save_error_rates(tmp_path / "e", "title", groups)
     first, second = drawn[0].axes
     assert (first.get_title(), second.get_title()) == ("set 1", "set 2")

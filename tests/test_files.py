@@ -1,10 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import os
 
 from small_runs import train_small
 
-from DJSW.train import Settings
+from DJSW.recipes import Settings
 from utils.records.files import atomic_write
 
 
@@ -20,7 +20,12 @@ def test_temporary_files_of_a_killed_writer_are_removed(tmp_path):
 
 def test_files_are_on_the_disk_before_they_are_renamed(tmp_path, monkeypatch):
     synced, original = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), original(file)))
+
+    def fsync(file):
+        synced.append(file)
+        original(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     with atomic_write(tmp_path / "a") as path:
         path.write_text("a")
     assert len(synced) == 1

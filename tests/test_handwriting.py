@@ -41,12 +41,12 @@ def in_shadow(gray):
 
 CONDITIONS = {
     "black on white": drawn,
-    "white on black": lambda *a: 1 - drawn(*a),
-    "in a corner": lambda *a: drawn(*a, 100, (320, 80)),
-    "noise": lambda *a: noisy(drawn(*a)),
-    "white, noise, corner": lambda *a: noisy(1 - drawn(*a, 120, (90, 310)), 0.15),
-    "in shadow": lambda *a: noisy(in_shadow(drawn(*a)), 0.03),
-    "on a wide page": lambda *a: drawn(*a, 150, (1200, 200), (1400, 400)),
+    "white on black": lambda digit, font: 1 - drawn(digit, font),
+    "in a corner": lambda digit, font: drawn(digit, font, 100, (320, 80)),
+    "noise": lambda digit, font: noisy(drawn(digit, font)),
+    "white, noise, corner": lambda digit, font: noisy(1 - drawn(digit, font, 120, (90, 310)), 0.15),
+    "in shadow": lambda digit, font: noisy(in_shadow(drawn(digit, font)), 0.03),
+    "on a wide page": lambda digit, font: drawn(digit, font, 150, (1200, 200), (1400, 400)),
 }
 
 

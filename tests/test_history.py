@@ -1,4 +1,4 @@
-"""The bar on a terminal."""
+"""The progress bar on a terminal."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ def command_on_terminal(processed: Path, folder: Path, terminal: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_bar_on_a_terminal(processed, tmp_path):
-    """In a log there is none: the commands' stderr is empty in the other tests."""
+    """A log has none: in the other tests the commands' stderr is empty."""
     import fcntl
     import struct
     import termios
@@ -32,6 +32,6 @@ def test_bar_on_a_terminal(processed, tmp_path):
     shown = os.read(controller, 100_000).decode()
     assert "epoch 1:   0%" in shown
     assert "epoch 2:   0%" in shown
-    assert "\n" not in shown, "the bar goes away, so that the lines stay together"
+    assert "\n" not in shown, "the bar is erased, so that no line of the log is lost"
     os.close(controller)
     os.close(terminal)

@@ -1,4 +1,4 @@
-"""The command line: what a run leaves, from wherever it is started, and what wrong use is told."""
+"""The command line: the files of a run, where it can be started, and usage errors."""
 
 import json
 import os
@@ -7,13 +7,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import processes
 import pytest
 import torch
-from conftest import clean_environment, write_datasets
+from conftest import Call, clean_environment, exit_status, write_datasets
 
 from DJSW.main import main
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
@@ -24,25 +25,20 @@ from utils.report.tables import title
 
 @pytest.fixture
 def call(tmp_path, processed, capsys, monkeypatch):
-    """Call the command in this process: (exit status, stdout, stderr); files go to ``out``."""
+    """Call the command in this process; files go to ``out``."""
     (tmp_path / "out").mkdir()
 
     def call(*arguments: object, username="sigurd", exp_name="e", output_dir=tmp_path / "out"):
         argv = ["--username", username, "--exp_name", exp_name, "--output_dir", output_dir]
         argv = [str(word) for word in (*argv, *arguments)]
         monkeypatch.setattr(sys, "argv", ["DJSW/main.py", *argv])
-        try:
-            status = main(argv)
-        except SystemExit as stopped:
-            status = stopped.code
-        return status, *capsys.readouterr()
+        return exit_status(main, *argv), *capsys.readouterr()
 
-    call.out = tmp_path / "out"
-    return call
+    return Call(call, tmp_path / "out")
 
 
 def refused(result, *parts, status=2):
-    """Wrong use: the status, and one sentence that has the parts."""
+    """Check the exit status, and that the error is one sentence with these parts."""
     found, _, error = result
     assert found == status, error
     assert error.startswith("error: ")
@@ -93,8 +89,8 @@ def test_train_then_evaluate_under_one_name(call, username):
     )
 
 
-def test_evaluation_is_right(call, processed):
-    """The numbers of metrics.json, from the weights and the file, in NumPy."""
+def test_evaluation_equals_a_numpy_computation(call, processed):
+    """Compute the numbers of metrics.json from the weights and the data."""
     call("--train", "--num_epochs", 1)
     call("--load_checkpoint", call.out / "e_checkpoint_best.pt")
     found = json.loads((call.out / "e_metrics.json").read_text())
@@ -118,7 +114,7 @@ def test_anyone_on_any_dataset(call):
     status, out, _ = call("--train", "--num_epochs", 1, "--dataset", "usps_0_6")
     assert status == 0
     assert "SMLP 256-77-77-77-77-7 on usps_0_6" in out
-    # the checkpoint knows its dataset
+    # the checkpoint names its dataset
     status, out, _ = call("--load_checkpoint", call.out / "e_checkpoint_best.pt")
     assert status == 0
     assert "test set of usps_0_6" in out
@@ -182,10 +178,10 @@ def test_records_hold_no_absolute_path(call):
     for name in ("e_run.json", "e_metrics.json"):
         record = json.loads((call.out / name).read_text())
         for session in record.get("sessions", [record.get("session")]):
-            del session["diff"]  # what was changed in the code may well speak of a path
+            del session["diff"]  # a change of the code may contain a path
         assert not ABSOLUTE.findall(json.dumps(record))
-    about = str(load_checkpoint(call.out / "e_checkpoint_best.pt").metadata)
-    assert not ABSOLUTE.findall(about)
+    metadata = str(load_checkpoint(call.out / "e_checkpoint_best.pt").metadata)
+    assert not ABSOLUTE.findall(metadata)
     assert ABSOLUTE.findall(f"'{call.out}'")
 
 
@@ -205,7 +201,7 @@ def test_validation_images_are_the_same_for_every_seed(call, monkeypatch):
     assert torch.equal(*seen)
 
 
-WRONG_USE = {
+USAGE_ERRORS: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
     "unknown user": ({"username": "bob"}, ["--train"], ["'bob'", *PEOPLE]),
     "unknown dataset": ({}, ["--train", "--dataset", "mnist"], ["'mnist'", *DATASETS]),
     "unknown flag": ({}, ["--train", "--epochs", 3], ["--epochs"]),
@@ -234,9 +230,9 @@ WRONG_USE = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG_USE)
-def test_wrong_use_is_one_sentence_and_leaves_nothing(call, case):
-    more, arguments, parts = WRONG_USE[case]
+@pytest.mark.parametrize("case", USAGE_ERRORS)
+def test_usage_errors_are_one_sentence_and_leave_no_files(call, case):
+    more, arguments, parts = USAGE_ERRORS[case]
     refused(call(*arguments, **more), *parts)
     assert list(call.out.iterdir()) == []
 
@@ -249,7 +245,7 @@ def test_both_places_are_named(call, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
-def test_checkpoints_that_are_none(call, tmp_path, content):
+def test_files_that_are_no_checkpoints(call, tmp_path, content):
     (tmp_path / "bad.pt").write_bytes(content)
     for arguments in (["--load_checkpoint"], ["--train", "--load_checkpoint"]):
         refused(call(*arguments, tmp_path / "bad.pt"), tmp_path / "bad.pt")
@@ -261,18 +257,18 @@ def test_checkpoint_of_another_network(call, tmp_path):
     refused(call("--load_checkpoint", tmp_path / "smlp.pt", username="waly"), "does not fit WMLP")
 
 
-@pytest.mark.parametrize("harm", ["not hdf5", "no labels", "strange label", "empty", "altered"])
-def test_harmed_data_fail_with_a_sentence(call, processed, harm):
+@pytest.mark.parametrize("damage", ["not hdf5", "no labels", "strange label", "empty", "altered"])
+def test_damaged_data_fail_with_a_sentence(call, processed, damage):
     path = processed / "mnist_4_9.h5"
-    if harm == "not hdf5":
+    if damage == "not hdf5":
         path.write_text("hello")
     else:
         with h5py.File(path, "r+") as file:
-            if harm == "no labels":
+            if damage == "no labels":
                 del file["labels"]
-            elif harm == "strange label":
+            elif damage == "strange label":
                 file["labels"][0] = 3
-            elif harm == "altered":
+            elif damage == "altered":
                 file.attrs["images_sha256"] = "0" * 64
             else:
                 del file["labels"], file["images"]
@@ -282,7 +278,7 @@ def test_harmed_data_fail_with_a_sentence(call, processed, harm):
     assert list(call.out.iterdir()) == []
 
 
-def test_data_that_cannot_be_made(call, processed, monkeypatch, tmp_path):
+def test_data_that_cannot_be_created(call, processed, monkeypatch, tmp_path):
     from datasetprep import create_usps_dataset
 
     monkeypatch.setattr(create_usps_dataset, "RAW_FOLDER", tmp_path / "raw")
@@ -336,13 +332,13 @@ def test_checkpoint_of_an_unknown_dataset(call):
     call("--train", "--num_epochs", 1)
     path = call.out / "e_checkpoint_best.pt"
     checkpoint = load_checkpoint(path)
-    about = {**checkpoint.metadata, "dataset": {"name": "letters"}}
-    write_checkpoint(path, checkpoint.weights, about)
+    metadata = {**checkpoint.metadata, "dataset": {"name": "letters"}}
+    write_checkpoint(path, checkpoint.weights, metadata)
     refused(call("--load_checkpoint", path), "trained on 'letters'", "give --dataset", *DATASETS)
 
 
 def test_record_of_commit_and_job(checkout, run_script):
-    """The commit, whether tracked files differ, Slurm's variables, the threads asked for."""
+    """The record has the commit, the diff, Slurm's variables and the number of threads."""
     write_datasets(checkout / "data" / "processed")
     git = ["git", "-C", str(checkout), "-c", "user.name=n", "-c", "user.email=e"]
     for arguments in (["init", "-q"], ["add", "--all"], ["commit", "-q", "-m", "m"]):
@@ -377,7 +373,7 @@ def test_record_of_commit_and_job(checkout, run_script):
     assert sessions[0]["working_directory"] == "."
 
 
-def test_device_that_is_not_there(call, monkeypatch):
+def test_missing_device(call, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused(call("--train", "--device", "cuda"), "--device cpu")
     monkeypatch.setenv("SLURM_JOB_GPUS", "0")
@@ -386,7 +382,7 @@ def test_device_that_is_not_there(call, monkeypatch):
 
 
 def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
-    """From /, the root, DJSW/, by absolute path, imported, beside a stray utils.py."""
+    """Start it in /, the root and DJSW/, by absolute path, imported, beside a stray utils.py."""
     write_datasets(checkout / "data" / "processed")
     stray = tmp_path / "stray"
     stray.mkdir()
@@ -429,7 +425,7 @@ def test_works_from_everywhere_in_every_form(checkout, run_script, tmp_path):
 
 @pytest.mark.parametrize("script", ["DJSW/results.py", "DJSW/main.py"])
 def test_pipe_that_is_closed_early(checkout, script):
-    """As by ``head -1``: silence."""
+    """No error is printed, as before ``head -1``."""
     write_datasets(checkout / "data" / "processed")
     flags = ["--username=waly", "--exp_name=e", "--output_dir=reports", "--train"]
     reader, writer = os.pipe()
@@ -453,9 +449,9 @@ def test_two_started_at_once_cannot_both_win(checkout):
     command += ["--num_epochs", "10"]
     racers = [processes.start(command, env=clean_environment()) for _ in range(3)]
     errors = [racer.communicate()[1] for racer in racers]
-    assert sorted(racer.returncode for racer in racers) == [0, 2, 2], errors
-    told = [e for e in errors if "was trained before" in e or "is being trained" in e]
-    assert len(told) == 2
+    assert sorted(racer.wait() for racer in racers) == [0, 2, 2], errors
+    expected = [e for e in errors if "was trained before" in e or "is being trained" in e]
+    assert len(expected) == 2
     assert (checkout / "reports" / "race_history.csv").read_text().count("\n") == 11
 
 

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 from utils import metrics
 
 random = np.random.default_rng(0)
-CASES = {
+CASES: dict[str, tuple[np.ndarray, np.ndarray]] = {
     "random": (random.integers(4, 10, 500), random.integers(4, 10, 500)),
     "uint8": (
         random.integers(4, 10, 99).astype(np.uint8),

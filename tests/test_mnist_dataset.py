@@ -3,6 +3,7 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from utils.mnist_dataset import DigitClasses, MnistH5Dataset
 
 IMAGES, LABELS = digit_images((4, 5, 6, 7, 8, 9), (28, 28), 75)
 SCALED = (IMAGES.astype(np.float32) / np.float32(255))[:, None]
-STORAGE = {
+STORAGE: dict[str, dict[str, Any]] = {
     "contiguous": {},
     "gzip": {"compression": "gzip"},
     "chunked": {"chunks": (1, 4, 4)},
@@ -64,8 +65,8 @@ def test_one_sample(path):
 )
 def test_batch_with_any_index(path, index):
     images, labels = MnistH5Dataset(path)[index]
-    rows = index if isinstance(index, slice) else np.asarray(index)
-    rows = rows.astype(int) if isinstance(index, list) else rows
+    kind = int if isinstance(index, list) else None  # an empty list would become float
+    rows = index if isinstance(index, slice) else np.asarray(index, kind)
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
     assert np.array_equal(images, SCALED[rows])
@@ -216,7 +217,7 @@ def test_files_above_the_memory_limit_give_the_same_batches(contiguous, monkeypa
         assert torch.equal(from_memory, mapped)
 
 
-BAD_FILES = {
+BAD_FILES: dict[str, tuple[dict[str, Any], str]] = {
     "no images": ({"labels": LABELS}, "no dataset 'images'"),
     "no labels": ({"images": IMAGES}, "no dataset 'labels'"),
     "unequal": ({"images": IMAGES, "labels": LABELS[:-1]}, "75 images but 74 labels"),

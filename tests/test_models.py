@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.dmlp import DMLP
 from models.smlp import SMLP
@@ -18,7 +19,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parameters_have_the_published_names_and_shapes(name):
     model, _, sizes, layers = NETWORKS[name]
-    expected = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for layer, inputs, outputs in zip(layers, sizes[:-1], sizes[1:], strict=True):
         expected[f"{layer}.weight"] = (outputs, inputs)
         expected[f"{layer}.bias"] = (outputs,)
@@ -52,6 +53,7 @@ def test_dmlp_initialization_is_kaiming_normal_with_zero_biases():
     torch.manual_seed(0)
     net = DMLP(784, 4).net
     for layer in (net[0], net[2], net[4]):
+        assert isinstance(layer, nn.Linear)
         expected = (2 / (1 + 0.01**2) / layer.in_features) ** 0.5
         assert layer.weight.std().item() == pytest.approx(expected, rel=0.02)
         assert layer.weight.abs().max() > 3 * expected  # a uniform distribution ends at 1.7

@@ -17,6 +17,7 @@ def test_adam_takes_the_steps_of_torch(username):
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert mine.grad is not None
             mine.grad.copy_(torch.randn(mine.shape, generator=generator))
             other.grad = mine.grad.clone()
         adam.step()
@@ -25,7 +26,7 @@ def test_adam_takes_the_steps_of_torch(username):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
-def test_adam_goes_on_from_its_state():
+def test_adam_resumes_from_its_state():
     models = [nn.Linear(3, 2) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     first, second = (Adam(model, lr=0.1) for model in models)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -47,12 +48,12 @@ def test_builds_learns_a_batch_saves_and_loads(username, dataset, processed, tmp
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
 
-    about = {
+    metadata = {
         "model": {"name": PEOPLE[username].model_name, "arguments": arguments},
         "dataset": {"name": dataset},
         "classes": list(DATASETS[dataset].digits),
     }
-    write_checkpoint(tmp_path / "own.pt", model.state_dict(), about)
+    write_checkpoint(tmp_path / "own.pt", model.state_dict(), metadata)
     torch.save(model.state_dict(), tmp_path / "bare.pt")
     for name in ("own.pt", "bare.pt"):
         again, _ = build_model(username, dataset, load_checkpoint(tmp_path / name))
@@ -63,24 +64,24 @@ def test_builds_learns_a_batch_saves_and_loads(username, dataset, processed, tmp
 
 def test_checkpoint_of_another_person_classes_or_version(tmp_path):
     model, arguments = build_model("sigurd", "mnist_4_9")
-    about = {
+    metadata: dict[str, Any] = {
         "model": {"name": "SMLP", "arguments": arguments},
         "dataset": {"name": "mnist_4_9"},
         "classes": [4, 5, 6, 7, 8, 9],
     }
     path = tmp_path / "c.pt"
-    write_checkpoint(path, model.state_dict(), about)
+    write_checkpoint(path, model.state_dict(), metadata)
     with pytest.raises(UsageError, match="holds SMLP, waly runs WMLP; give --username sigurd"):
         build_model("waly", "mnist_4_9", load_checkpoint(path))
     with pytest.raises(UsageError, match=r"\[0, 1, 2, 3\]; give --dataset mnist_4_9"):
         build_model("sigurd", "mnist_0_3", load_checkpoint(path))
-    about["model"]["arguments"] = {**arguments, "unheard_of": 3}
-    write_checkpoint(path, model.state_dict(), about)
+    metadata["model"]["arguments"] = {**arguments, "unheard_of": 3}
+    write_checkpoint(path, model.state_dict(), metadata)
     with pytest.raises(UsageError, match="SMLP does not take .*unheard_of"):
         build_model("sigurd", "mnist_4_9", load_checkpoint(path))
     for wrong in (-1, "x", 10.5):
-        about["model"]["arguments"] = {**arguments, "hidden_size": wrong}
-        write_checkpoint(path, model.state_dict(), about)
+        metadata["model"]["arguments"] = {**arguments, "hidden_size": wrong}
+        write_checkpoint(path, model.state_dict(), metadata)
         with pytest.raises(UsageError, match="SMLP does not take"):
             build_model("sigurd", "mnist_4_9", load_checkpoint(path))
 
@@ -94,7 +95,7 @@ def test_arguments_are_recorded_with_their_defaults():
     }
 
 
-def test_missing_file_is_made_and_said(tmp_path, monkeypatch, capsys, processed):
+def test_missing_file_is_created_and_reported(tmp_path, monkeypatch, capsys, processed):
     made = []
 
     def create(path: Path, train: bool, labels_to_keep: tuple[int, ...]) -> None:
@@ -114,7 +115,7 @@ def test_missing_file_is_made_and_said(tmp_path, monkeypatch, capsys, processed)
     [{"dataset": "usps"}, {"split": "test"}, {"kept_labels": [4, 5, 6, 7, 8]}],
     ids=str,
 )
-def test_files_that_say_they_are_others_are_refused(processed, change):
+def test_files_with_other_attributes_are_refused(processed, change):
     path = processed / "mnist_4_9.h5"
     with h5py.File(path, "r+") as file:
         file.attrs.update(dataset="mnist", split="train", kept_labels=[4, 5, 6, 7, 8, 9])
@@ -136,7 +137,7 @@ def test_files_of_another_dataset_are_refused(processed):
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_table_of_datasets_is_whole(dataset):
+def test_table_of_datasets_is_consistent(dataset):
     entry = DATASETS[dataset]
     assert callable(import_object(entry.create))
     assert list(entry.digits) == sorted(set(entry.digits))
@@ -145,7 +146,7 @@ def test_table_of_datasets_is_whole(dataset):
 
 
 def test_shared_code_names_nobody():
-    """People are data: outside the table, code names no person and no person's network."""
+    """Outside the table, code names no person and no person's network."""
     names = [*PEOPLE, *(person.model_name for person in PEOPLE.values())]
     shared = [
         path
@@ -159,15 +160,15 @@ def test_shared_code_names_nobody():
         assert not [name for name in names if re.search(rf"\b{name}\b", code)], path
 
 
-#: What each part may import, besides itself and what comes before it (DJSW may import anything).
-LAYERS = {
+#: What each part may import besides itself (DJSW may import anything).
+LAYERS: dict[str, set[str]] = {
     "models": set(),
     "utils.errors": set(),
     "utils.records": {"utils.errors"},
     "utils.distributed": {"utils.errors"},
     "utils.cli": {"utils.errors", "utils.distributed"},
     "utils.mnist_dataset": {"utils.errors", "utils.records"},
-    "utils.metrics": {"utils.records"},
+    "utils.metrics": set(),
     "utils.statistics": {"utils.errors", "utils.records", "utils.metrics"},
     "utils.engine": {"utils.errors", "utils.records", "utils.distributed", "utils.mnist_dataset"},
     "utils.report": {"utils.errors", "utils.records", "utils.statistics"},
@@ -177,7 +178,7 @@ LAYERS = {
 
 
 def test_imports_go_one_way():
-    """By the directions of the layout; ``models`` imports torch alone."""
+    """Each part imports what LAYERS allows; ``models`` imports only torch."""
     for part, allowed in LAYERS.items():
         path = ROOT / part.replace(".", "/")
         for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Call
 from pictures import MNIST, USPS, WEIGHTS, drawn, files
 from PIL import Image
 
@@ -27,11 +28,9 @@ def call(tmp_path, capsys):
     def call(*arguments, username="sigurd"):
         flags = ["--load_checkpoint", WEIGHTS[username], "--output_dir", tmp_path / "out"]
         status = predict.main(list(map(str, [*arguments, *flags])))
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
+        return status, *capsys.readouterr()
 
-    call.out = tmp_path / "out"
-    return call
+    return Call(call, tmp_path / "out")
 
 
 def table(path):
@@ -77,9 +76,11 @@ def test_unreadable_files_in_a_folder_are_skipped(call, tmp_path):
     assert list(rows[0])[2:] == [f"p_{digit}" for digit in range(4, 10)]
     for row in rows:
         p = {int(name[2:]): float(row[name]) for name in row if name.startswith("p_")}
-        assert int(row["predicted"]) == max(p, key=p.get) and sum(p.values()) == pytest.approx(1)
+        assert int(row["predicted"]) == max(p, key=lambda digit: p[digit]) and sum(
+            p.values()
+        ) == pytest.approx(1)
         line = next(line for line in out.splitlines() if line.startswith(Path(row["image"]).name))
-        best = sorted(p, key=p.get, reverse=True)[:3]
+        best = sorted(p, key=lambda digit: p[digit], reverse=True)[:3]
         assert re.findall(r"   (\d) ", line) == list(map(str, best))
         assert ("not sure" in line) == (max(p.values()) < predict.UNSURE)
     with Image.open(call.out / "mine_seen.png") as seen:
@@ -89,7 +90,7 @@ def test_unreadable_files_in_a_folder_are_skipped(call, tmp_path):
     assert "mine_predicted.csv exists already (give another --exp_name)" in err
 
 
-def test_sheets_show_what_the_network_got(call, tmp_path, monkeypatch):
+def test_sheets_show_the_network_s_input(call, tmp_path, monkeypatch):
     """Check that the sheets show the predicted pixels with their predictions."""
     shown = []
     monkeypatch.setattr(
@@ -118,8 +119,8 @@ def test_odd_names(call, tmp_path):
     folder.mkdir()
     names = [b"a$\\frac$b.png", b"new\nline.png", b"bad\xff.png", "四 4.png".encode(), 200 * b"x"]
     Image.fromarray((255 * drawn(5)).astype(np.uint8)).save(tmp_path / "5.png")
-    for name in names:
-        os.link(tmp_path / "5.png", os.path.join(os.fsencode(folder), name))
+    for encoded in names:
+        os.link(tmp_path / "5.png", os.path.join(os.fsencode(folder), encoded))
     status, out, err = call(folder, "--exp_name", "odd")
     assert (status, err) == (0, "")
     shown = [Path(row["image"]).name for row in table(call.out / "odd_predicted.csv")]
@@ -188,7 +189,7 @@ def test_bare_weights_are_recognized(username, tmp_path, capsys):
 
 
 def test_heavy_modules_are_imported_lazily():
-    """Check that ``--help`` needs none of these."""
+    """``--help`` needs none of them."""
     code = (
         "import sys, json; import DJSW.compare, DJSW.predict; print(json.dumps(list(sys.modules)))"
     )

@@ -1,4 +1,4 @@
-"""What is committed under weights/ and reports/ is whole, and the README says what it says."""
+"""The files under weights/ and reports/ are complete, and the README agrees with them."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ LOG = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").partition("## W
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """What is committed, without what a user has trained and evaluated in these folders too."""
+    """The committed files, without a user's own runs and evaluations in these folders."""
     folder = tmp_path_factory.mktemp("published")
     return copy_checkout(folder, "README.md", "docs", "reports", "weights")
 
@@ -36,7 +36,7 @@ def found(published, monkeypatch):
 
 
 def standard(published, pattern):
-    """Of one training by the standard recipe each, everyone on everything; not the other seeds."""
+    """Return the files of one standard run per person and dataset, without the other seeds."""
     paths = sorted(published.glob(pattern))
     return [path for path in paths if not re.search(r"_standard_[0-9]+_", path.name)]
 
@@ -58,7 +58,7 @@ def test_everyone_has_published_on_everything(published):
 
 
 def test_checkpoints_are_those_of_the_record(published, found):
-    """Those of the published runs, and of the runs that the documents use."""
+    """Check the published runs, and the runs that the documents use."""
     checkpoints = sorted(published.glob("weights/*/*.pt"))
     names = {path.name.removesuffix("_checkpoint_best.pt") for path in checkpoints}
     assert names >= {result.name for own in found.values() for result in own}
@@ -74,13 +74,14 @@ def test_checkpoints_are_those_of_the_record(published, found):
         build_model(record["username"], record["dataset"]["name"], checkpoint)
 
 
-def test_evaluations_are_whole(published):
+def test_evaluations_are_complete(published):
     for path in evaluations(published):
         record = read_evaluation(path).record
         checkpoint = published / record["checkpoint"]["file"]
         if checkpoint.exists():
             assert sha256_of(checkpoint) == record["checkpoint"]["sha256"], path
-        assert record["session"]["git"]["changed"] is False, path
+        git = record["session"]["git"]
+        assert git is not None and git["changed"] is False, path
         name = record["exp_name"]
         page = path.with_name(f"{name}_report.md").read_text(encoding="utf-8")
         assert page == evaluation_page(record), path
@@ -90,7 +91,7 @@ def test_evaluations_are_whole(published):
 
 
 def test_checkout_is_small(published):
-    """Predictions are class and confidence; other files are below 500 kB but for weights."""
+    """Predictions are below 60 kB, and files other than weights below 500 kB."""
     for name in checkout_files():
         size = (ROOT / name).stat().st_size
         assert size <= 500_000 or name.endswith("_checkpoint_best.pt"), name
@@ -99,7 +100,7 @@ def test_checkout_is_small(published):
 
 
 def test_recipes_are_published(published, found):
-    """Of each network five seeds, all evaluated, of which the best by validation is kept."""
+    """Five seeds of each network are evaluated; the best by validation loss is published."""
     assert all([each.recipe for each in found[name]] == list(RECIPES) for name in FOUNDERS)
     for result in (result for name in FOUNDERS for result in found[name]):
         assert len(result.runs) == 5 == len(result.evaluations)

@@ -1,4 +1,4 @@
-"""The table of recipes, and a training by the tuned one."""
+"""The table of recipes, and runs by the tuned one."""
 
 import json
 import shutil
@@ -45,8 +45,8 @@ def test_a_new_dataset_has_the_default_standard_recipe():
     assert recipes.settings(parsed(), "digits") == recipes.Settings()
 
 
-def test_a_tuned_training_resumes_to_the_same_bits(tmp_path, processed, monkeypatch):
-    """All ingredients at once: stopped within the second epoch, and never stopped."""
+def test_a_tuned_run_resumes_to_the_same_bits(tmp_path, processed, monkeypatch):
+    """A run with all features, stopped in the second epoch, against an uninterrupted one."""
     everything = Recipe(
         num_epochs=3,
         batch_size=16,
@@ -63,7 +63,7 @@ def test_a_tuned_training_resumes_to_the_same_bits(tmp_path, processed, monkeypa
 
     def stop(self):
         steps.append(1)
-        if len(steps) == 9:  # of 7 an epoch
+        if len(steps) == 9:  # in the second epoch of 7 steps
             stop_request.signal = "SIGUSR1"
         return step(self)
 
@@ -80,14 +80,14 @@ def test_a_tuned_training_resumes_to_the_same_bits(tmp_path, processed, monkeypa
     assert histories[0] == histories[1] and len(histories[0]) == 4
     assert weights_sha256(weights[0]) == weights_sha256(weights[1])
     rates = [float(row[4]) for row in histories[0][1:]]
-    assert rates[-1] < 1e-6 < rates[0]  # the schedule's end
+    assert rates[-1] < 1e-6 < rates[0]  # the end of the schedule
     record = json.loads((tmp_path / "parts_run.json").read_text())
     assert record["settings"]["augmentation"]["elastic"] == 0.8
     assert record["settings"]["recipe"] == "tuned"
 
 
 def test_a_schedule_s_length_is_fixed(tmp_path, processed, monkeypatch, capsys):
-    """More epochs would have had other learning rates from the first step on."""
+    """More epochs would need other learning rates from the first step."""
     recipe = Recipe(num_epochs=2, batch_size=32, schedule="one_cycle")
     monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": recipe})
     monkeypatch.setattr(sys, "argv", ["main.py"])
@@ -98,7 +98,7 @@ def test_a_schedule_s_length_is_fixed(tmp_path, processed, monkeypatch, capsys):
     assert "was trained with settings.num_epochs 2, not 3" in capsys.readouterr().err
 
 
-def test_reproduction_of_a_tuned_training(tmp_path, processed, monkeypatch, capsys):
+def test_reproduction_of_a_tuned_run(tmp_path, processed, monkeypatch, capsys):
     recipe = Recipe(num_epochs=2, batch_size=32, schedule="one_cycle")
     monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": recipe})
     monkeypatch.setattr(sys, "argv", ["main.py"])

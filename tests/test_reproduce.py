@@ -1,4 +1,4 @@
-"""A run repeated from its record, and compared with it."""
+"""Runs that are repeated from their record and compared with it."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_reproduction_is_identical(ran, capsys, name, count):
     assert "holds an earlier reproduction; remove it" in capsys.readouterr().err
 
 
-def test_differences_of_a_training_are_a_table(ran, capsys):
+def test_differences_of_a_run_are_a_table(ran, capsys):
     def change(record):
         record["results"]["best"]["weights_sha256"] = 64 * "0"
         record["results"]["last"]["train_loss"] += 0.5
@@ -95,7 +95,7 @@ def test_other_data_or_weights_are_refused(ran, capsys, processed):
 
 
 def test_record_that_was_copied(ran, capsys, tmp_path):
-    """Under another name, and without its history."""
+    """The copy has another name, and no history."""
     copy = tmp_path / "a_copy.json"
     copy.write_bytes((ran / "first_run.json").read_bytes())
     assert reproduce.main([str(copy)]) == 0
@@ -104,7 +104,7 @@ def test_record_that_was_copied(ran, capsys, tmp_path):
     assert out.endswith("identical   all 12 numbers and hashes\n")
 
 
-def test_reproduction_that_was_stopped_goes_on(ran, capsys, monkeypatch):
+def test_reproduction_that_was_stopped_is_resumed(ran, capsys, monkeypatch):
     def stop(*_):
         stop_request.signal = "SIGUSR1"
         return 1.0
@@ -144,7 +144,7 @@ def test_damaged_records_are_refused_before_anything_runs(ran, capsys, damage):
     assert "epoch" not in out
 
 
-def test_training_from_weights_is_reproduced(ran, capsys):
+def test_run_from_weights_is_reproduced(ran, capsys):
     weights = f"--load_checkpoint={ran / 'first_checkpoint_best.pt'}"
     flags = ["--username=waly", "--exp_name=second", f"--output_dir={ran}", "--device=cpu"]
     assert djsw.main([*flags, "--train", "--num_epochs=1", "--lr=3e-4", weights]) == 0
@@ -153,7 +153,7 @@ def test_training_from_weights_is_reproduced(ran, capsys):
 
 
 def test_reproduction_as_a_script(checkout, run_script, tmp_path):
-    """With the recorded number of threads, though another is set: they decide the bits."""
+    """It uses the recorded number of threads, on which the bits depend, though another is set."""
     write_datasets(checkout / "data" / "processed")
     flags = ["--username=waly", "--exp_name=e", "--output_dir=weights/WMLP", "--train"]
     command = [*flags, "--num_epochs=2", "--device=cpu"]

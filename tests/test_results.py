@@ -1,4 +1,4 @@
-"""The README's results and the model cards, from records of tiny trainings."""
+"""The README's results and the model cards, from records of tiny runs."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from DJSW.recipes import RECIPES, Recipe
 
 @pytest.fixture
 def published(tmp_path, processed, monkeypatch):
-    """waly's network by both recipes, the tuned one with two seeds."""
+    """Runs of waly's network by both recipes, the tuned one with two seeds."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["DJSW/main.py", "--train"])
     tiny = {name: Recipe(num_epochs=2, batch_size=32, lr=0.01) for name in DATASETS}
@@ -57,7 +57,7 @@ def test_table_and_card_say_what_the_records_say(published, capsys):
             (published / "reports" / "tuned" / f"{name}_metrics.json").read_text()
         )
         accuracy[name] = measured["metrics"]["accuracy"]
-    best = min(loss, key=loss.get)
+    best = min(loss, key=lambda name: loss[name])
     assert rows[1][3].strip() == "2"
     assert rows[1][4].strip().startswith(f"{sum(accuracy.values()) / 2:.4f} ± ")
     assert rows[1][5].strip().startswith(f"{accuracy[best]:.4f} (")
@@ -73,7 +73,7 @@ def test_table_and_card_say_what_the_records_say(published, capsys):
     assert capsys.readouterr().out == ""  # nothing is out of date
 
 
-def test_what_is_missing_is_said(published, capsys):
+def test_missing_files_are_reported(published, capsys):
     (published / "reports" / "tuned" / "wmlp_tuned_2_metrics.json").unlink()
     assert results.main([]) == 2
     assert "wmlp_tuned_2 is not evaluated" in capsys.readouterr().err
@@ -84,7 +84,7 @@ def test_what_is_missing_is_said(published, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"status": "stopped by SIGINT"}, "that is stopped by SIGINT"),
         ({"settings": {"recipe": "standard"}}, "by the recipe 'standard'"),
@@ -92,15 +92,15 @@ def test_what_is_missing_is_said(published, capsys):
         ({"dataset": {"name": "mnist_0_3"}}, None),
     ],
 )
-def test_only_finished_trainings_of_the_recipe_count(published, capsys, change, said):
+def test_only_finished_runs_of_the_recipe_count(published, capsys, change, message):
     path = published / "weights" / "WMLP" / "wmlp_tuned_2_run.json"
     record = json.loads(path.read_text())
     for name, value in change.items():
         record[name] = record[name] | value if isinstance(value, dict) else value
     path.write_text(json.dumps(record))
-    assert results.main([]) == (2 if said else 0)
-    if said:
-        assert said in capsys.readouterr().err
+    assert results.main([]) == (2 if message else 0)
+    if message:
+        assert message in capsys.readouterr().err
     else:
         (tuned,) = [each for each in results.results()["waly"] if each.recipe == "tuned"]
         assert list(tuned.runs) == ["wmlp_tuned_1"]

@@ -1,8 +1,9 @@
-"""Signals that stop a training."""
+"""Signals that stop a run."""
 
 import json
 import os
 import signal
+from typing import Any
 
 import processes
 import pytest
@@ -15,10 +16,10 @@ from utils.engine.signals import stop_request
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
 def test_signals_through_the_command_line(checkout):
-    """Each signal: the step is finished, the state saved, one line said, the status as agreed."""
+    """Each signal ends the run after the step, with its state saved, one line and its status."""
     write_datasets(checkout / "data" / "processed")
     script = checkout / "DJSW" / "main.py"
-    options = {"cwd": checkout, "env": clean_environment()}
+    options: dict[str, Any] = {"cwd": checkout, "env": clean_environment()}
     expected = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}
     running = {}
     for name in expected:
@@ -27,6 +28,7 @@ def test_signals_through_the_command_line(checkout):
         running[name] = processes.start([script, *FLAGS, *flags], **options)
     done = {}
     for name, process in running.items():
+        assert process.stdout is not None and process.stderr is not None
         while not process.stdout.readline().startswith("epoch"):
             assert process.poll() is None, process.stderr.read()
         process.send_signal(getattr(signal, name))
@@ -41,7 +43,7 @@ def test_signals_through_the_command_line(checkout):
         done[name] = len(state["history"])
         assert not list((checkout / "reports" / name).glob(".*"))
 
-    # resumed to the same epoch, all three are the same training
+    # resumed to the same epoch, all three have the same results
     epochs = str(max(done.values()) + 1)
     resumed = []
     for name in expected:
@@ -61,7 +63,7 @@ def test_the_first_signal_counts(order):
     with stop_request.watch():
         for name in order:
             os.kill(os.getpid(), getattr(signal, name))
-        with stop_request.watch():  # within another, nothing changes
+        with stop_request.watch():  # inside another block, nothing changes
             assert stop_request.signal == order[0]
     assert [signal.getsignal(getattr(signal, name)) for name in order] == handlers
     with stop_request.watch():

@@ -1,6 +1,7 @@
 """Aligned tables, and the text of numbers, metrics and settings."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_titles():
 
 
 def test_confused_pairs_are_sorted_by_frequency():
-    record = {"classes": [4, 7, 9], "confusion": [[5, 0, 2], [1, 6, 0], [0, 3, 8]]}
+    record: Any = {"classes": [4, 7, 9], "confusion": [[5, 0, 2], [1, 6, 0], [0, 3, 8]]}
     assert tables.confused_pairs(record) == [(9, 7, 3), (4, 9, 2), (7, 4, 1)]
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard's events."""
+"""TensorBoard events."""
 
 import pytest
 

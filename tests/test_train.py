@@ -1,4 +1,4 @@
-"""The loop, against one in float64 that is written out."""
+"""The training loop, against a plain one in float64."""
 
 import math
 
@@ -15,9 +15,10 @@ from small_runs import (
 )
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Subset
+from torch.utils.data import Subset, TensorDataset, random_split
 
-from DJSW.train import Settings, train_pipeline
+from DJSW.recipes import Settings
+from DJSW.train import train_pipeline
 from utils.engine.optimizer import Adam
 from utils.engine.seeds import epoch_order, split_rows
 from utils.errors import RunError, Stopped
@@ -47,10 +48,10 @@ def test_equals_a_plain_float64_loop(tmp_path):
         assert row["train_loss"] == pytest.approx(total / 23, rel=1e-5)
         with torch.no_grad():
             logits = reference(validation_images.double())
-        loss = F.cross_entropy(logits, validation_classes).item()
-        assert row["validation_loss"] == pytest.approx(loss, rel=1e-5)
-        right = (logits.argmax(1) == validation_classes).sum().item()
-        assert row["validation_accuracy"] == right / 10
+        validation_loss = F.cross_entropy(logits, validation_classes).item()
+        assert row["validation_loss"] == pytest.approx(validation_loss, rel=1e-5)
+        correct = (logits.argmax(1) == validation_classes).sum().item()
+        assert row["validation_accuracy"] == correct / 10
     for found, expected in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
@@ -64,14 +65,14 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
     assert weights_sha256(first.state_dict()) != weights_sha256(other.state_dict())
 
 
-def test_every_image_once_an_epoch_in_an_order_of_its_own():
+def test_every_epoch_has_every_image_once_in_a_different_order():
     orders = [epoch_order(100, seed, epoch) for seed in (0, 1) for epoch in (1, 2, 3)]
     assert all(sorted(order.tolist()) == list(range(100)) for order in orders)
     assert len({tuple(order.tolist()) for order in orders}) == 6
     assert torch.equal(epoch_order(100, 2**63 - 1, 1), epoch_order(100, 2**63 - 1, 1))
 
 
-def test_split_is_nine_to_one_and_the_same_whatever_was_drawn_before():
+def test_split_is_nine_to_one_and_ignores_the_global_seed():
     torch.manual_seed(1)
     training, validation = split_rows(35_246)
     torch.manual_seed(2)
@@ -79,9 +80,8 @@ def test_split_is_nine_to_one_and_the_same_whatever_was_drawn_before():
     assert torch.equal(training, again)
     assert (len(training), len(validation)) == (31_722, 3_524)
     assert sorted(torch.cat([training, validation]).tolist()) == list(range(35_246))
-    expected = torch.utils.data.random_split(
-        range(35_246), [0.9, 0.1], generator=torch.Generator().manual_seed(42)
-    )
+    rows = TensorDataset(torch.arange(35_246))
+    expected = random_split(rows, [0.9, 0.1], generator=torch.Generator().manual_seed(42))
     assert training.tolist() == list(expected[0].indices)
     with pytest.raises(RunError, match="9 images are too few"):
         split_rows(9)
@@ -98,7 +98,7 @@ def test_loss_that_is_not_finite_stops_at_once(tmp_path):
     assert files_of(tmp_path) == {}
 
 
-def test_resumed_training_equals_one_never_stopped(tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole, expected = train_small(tmp_path, Settings(5, 5, 0.05, seed=3), name="whole")
     train_small(tmp_path, Settings(2, 5, 0.05, seed=3), name="parts", resume=True)
     with (tmp_path / "parts_history.csv").open("a") as file:
@@ -116,7 +116,9 @@ def test_resumed_training_equals_one_never_stopped(tmp_path):
 
 def test_dropout_acts_in_training_only(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 50), nn.Dropout(), nn.Linear(50, 2))
-    _, run = train_small(tmp_path, Settings(1, 23, 1e-30, seed=0), model)  # as good as no step
+    _, run = train_small(
+        tmp_path, Settings(1, 23, 1e-30, seed=0), model
+    )  # the step changes nothing
     images, classes = small_problem().tensors
     validation_images, validation_classes = small_problem(10).tensors
     with torch.no_grad():
@@ -129,10 +131,11 @@ def test_dropout_acts_in_training_only(tmp_path):
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, pytest.param(11, id="not in memory")])
 def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps, request):
-    """With dropout, whose draws must be those of the training that is not stopped."""
+    """With dropout, whose masks must be those of the uninterrupted run."""
     data = small_problem()
     if "not in memory" in request.node.name:
-        data = Subset(data, torch.arange(len(data)))
+        rows = torch.arange(len(data))
+        data = Subset(data, rows)  # type: ignore[arg-type]  # indexed as a whole
 
     def model():
         torch.manual_seed(0)
@@ -144,7 +147,7 @@ def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps, reque
         patch.setattr("utils.engine.checkpointer.stop_request", StopAfter(steps))
         with pytest.raises(Stopped, match="stopped by SIGTERM in epoch"):
             train_small(tmp_path, settings, model(), name="parts", data=data)
-    torch.rand(7)  # the process goes on elsewhere in its random numbers
+    torch.rand(7)  # the process has drawn other random numbers since
     again, run = train_small(tmp_path, settings, model(), name="parts", resume=True, data=data)
     assert (run.record.sessions[1]["first_epoch"], run.record.sessions[1]["first_step"]) == (
         (steps - 1) // 5 + 1 if steps % 5 else steps // 5,
@@ -155,18 +158,23 @@ def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps, reque
 
 
 def test_validation_loss_that_is_not_finite(tmp_path):
-    """One step an epoch: its loss is taken before the update that does the harm."""
+    """With one step an epoch, the training loss is from before the update that diverges."""
     with pytest.raises(RunError, match="validation loss is (nan|inf) after epoch 1;"):
         train_small(tmp_path, Settings(2, 100, 1e38, seed=0))
     assert files_of(tmp_path) == {}
 
 
-def test_within_a_long_epoch_too_a_loss_is_looked_at(tmp_path, monkeypatch):
+def test_loss_is_checked_within_a_long_epoch_too(tmp_path, monkeypatch):
     data = small_problem(1000)
     data.tensors[0][:] = math.nan
     taken = []
     original = Adam.step
-    monkeypatch.setattr(Adam, "step", lambda self: (taken.append(1), original(self)))
+
+    def step(self):
+        taken.append(1)
+        original(self)
+
+    monkeypatch.setattr(Adam, "step", step)
     with pytest.raises(RunError, match="epoch 1, step 1;"):
         train_small(tmp_path, Settings(1, 1, 0.01, seed=0), data=data)
     assert len(taken) == 100

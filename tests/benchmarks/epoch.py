@@ -38,7 +38,8 @@ from torchvision.transforms import ToTensor
 
 from datasetprep.create_mnist_dataset import RAW_FOLDER
 from DJSW.pipelines import PROCESSED, build_model, open_split
-from DJSW.train import Settings, train_epoch
+from DJSW.recipes import Settings
+from DJSW.train import train_epoch
 from utils.distributed.device import device_name
 from utils.engine.batches import load_rows
 from utils.engine.seeds import epoch_order, split_rows

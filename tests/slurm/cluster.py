@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ SlurmdPort={node_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# A requeued job waits until its credential has expired: 120 s, unless told otherwise.
+# A requeued job waits until its credential has expired: 120 s by default.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
@@ -57,7 +58,7 @@ PartitionName=dev-g Nodes=ALL MaxTime=02:00:00 State=UP
 #: For Slurm 24.05 and later, which want a file system of control groups, which a container lacks.
 CGROUP_CONF = "CgroupPlugin=disabled\n"
 GRES_CONF = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
-#: Notes how it was called, as ``singularity run IMAGE python …``, and runs the command.
+#: Logs its arguments (``run IMAGE python …``) and runs the command.
 SINGULARITY = """#!/bin/bash
 echo "$*" >>"{folder}/singularity.log"
 [[ $1 == run && $3 == python ]] || exit 64
@@ -71,28 +72,29 @@ class Cluster:
     def __init__(self, folder: Path, project: Path, environment: dict[str, str]) -> None:
         self.folder, self.project, self.environment = folder, project, environment
 
-    def __call__(self, *command: object, **changes: object) -> subprocess.CompletedProcess[str]:
-        """Run a command in the project; changes are of the environment, ``cwd`` of the folder."""
-        folder = changes.pop("cwd", self.project)
+    def __call__(
+        self, *command: object, cwd: Path | None = None, **changes: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project or in ``cwd``, with changes of the environment."""
         environment = {**self.environment, **{name: str(value) for name, value in changes.items()}}
         environment = {name: value for name, value in environment.items() if value}
         return subprocess.run(
             list(map(str, command)),
-            cwd=folder,
+            cwd=cwd or self.project,
             env=environment,
             capture_output=True,
             text=True,
             timeout=120,
         )
 
-    def submit(self, *arguments: object, **changes: object) -> str:
-        """``sbatch …``; returns the job's number."""
+    def submit(self, *arguments: object, **changes: Any) -> str:
+        """Submit a job with ``sbatch`` and return its ID."""
         result = self("sbatch", "--parsable", *arguments, **changes)
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
 
     def wait(self, job: str, *states: str, seconds: float = 120) -> str:
-        """Wait for one of the states, or for the end; returns the state."""
+        """Wait for one of the states, or for the end, and return the state."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             shown = self("scontrol", "show", "job", "-o", job).stdout
@@ -106,7 +108,7 @@ class Cluster:
         raise AssertionError(f"job {job} is {found} after {seconds} s:\n{self.log(job)}")
 
     def log(self, job: str) -> str:
-        """What the job wrote, to reports/ or, refused before, where it was submitted."""
+        """Return the job's log, which a refused job writes to the folder it was submitted from."""
         files = [*self.project.glob(f"**/djsw_{job}.log")]
         return "".join(path.read_text() for path in files)
 
@@ -123,7 +125,7 @@ def _free_ports(count: int) -> list[int]:
 
 @contextmanager
 def started() -> Iterator[Cluster]:
-    """The cluster for the time of a block; nothing of the machine's own is used, or left."""
+    """Run the cluster for a block; it uses and leaves nothing outside its own folder."""
     missing = [name for name in ("slurmctld", "slurmd", "munged") if not shutil.which(name)]
     if missing:
         pytest.skip(
@@ -147,7 +149,7 @@ def started() -> Iterator[Cluster]:
     )
     (folder / "gres.conf").write_text(GRES_CONF)
     version = subprocess.run(["slurmd", "-V"], capture_output=True, text=True).stdout.split()[1]
-    if tuple(map(int, version.split(".")[:2])) >= (24, 5):  # earlier ones do not know the word
+    if tuple(map(int, version.split(".")[:2])) >= (24, 5):  # earlier versions do not know it
         (folder / "cgroup.conf").write_text(CGROUP_CONF)
     (folder / "munge.key").write_bytes(os.urandom(64))
     (folder / "munge.key").chmod(0o600)
@@ -160,7 +162,7 @@ def started() -> Iterator[Cluster]:
         "SBATCH_ACCOUNT": "project_465000001",
         "DJSW_CONTAINER": str(folder / "image.sif"),
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}:/usr/sbin",
-        # As Lmod defines it.
+        # The form in which Lmod defines it.
         "BASH_FUNC_module%%": f'() {{ echo "module $*" >>"{folder}/singularity.log"; }}',
     }
     munge = f"--key-file={folder}/munge.key --socket={folder}/munge.socket --foreground --force"
@@ -199,7 +201,7 @@ def started() -> Iterator[Cluster]:
 
 
 def _project(folder: Path) -> Path:
-    """A clean checkout with data: tiny, but for SMLP's, whose epoch takes a third of a second."""
+    """Create a clean checkout with tiny data, but for SMLP's (an epoch takes 0.3 s)."""
     copy_code(folder)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     for arguments in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "all"]):

@@ -152,7 +152,7 @@ def test_restarts_are_bounded(cluster):
     ]
 
 
-def test_cancelled_training_can_be_resumed(cluster):
+def test_canceled_run_can_be_resumed(cluster):
     job = cluster.submit("run.sh", *SIGURD, "--exp_name=gone", "--train", "--num_epochs=100000")
     wait_for(lambda: "epoch      2/" in cluster.log(job), 60)
     cluster("scancel", job)
@@ -213,8 +213,14 @@ def test_two_ranks(cluster, trained):
     assert "device      2 ranks on " in log
     assert log.count("epoch 1/3") == log.count("checkpoint  ") == 1
 
-    evaluate = ("--username=waly", "--output_dir=reports", "--device=cpu", "--exp_name=two")
-    evaluate += ("--load_checkpoint=weights/WMLP/first_checkpoint_best.pt",)
+    weights = "--load_checkpoint=weights/WMLP/first_checkpoint_best.pt"
+    evaluate = (
+        "--username=waly",
+        "--output_dir=reports",
+        "--device=cpu",
+        "--exp_name=two",
+        weights,
+    )
     job = cluster.submit("--ntasks-per-node=2", "run.sh", *evaluate)
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
     counted = json.loads((cluster.project / "reports" / "two_metrics.json").read_text())
@@ -273,7 +279,7 @@ def test_a_reproduction_resumes_too(cluster, trained):
 
 
 def test_only_what_can_resume_is_requeued(cluster):
-    """A command that SIGUSR1 ends would start from scratch each time."""
+    """A command that SIGUSR1 kills would start from scratch each time."""
     (cluster.project / "wait.py").write_text("import time; print('waits'); time.sleep(60)")
     try:
         job = cluster.submit("run.sh", "wait.py")
@@ -296,7 +302,7 @@ def test_where_slurm_does_not_requeue(cluster):
 
 
 def test_submitted_from_within_another_job(cluster):
-    """From a step, and from a task of an array, whose variables are inherited."""
+    """The job inherits the variables of a step, or of a task of an array."""
     inner = f"sbatch --parsable run.sh {' '.join(WALY)} --train --num_epochs=1 --exp_name="
     outer = cluster("srun", "--mem=1M", "bash", "-c", f"{inner}from_step")
     assert cluster.wait(outer.stdout.strip()) == "COMPLETED", cluster.log(outer.stdout.strip())
@@ -310,7 +316,7 @@ def test_submitted_from_within_another_job(cluster):
     assert f"job         {job} (" in cluster.log(job)
 
 
-def test_restart_does_not_take_over_another_training(cluster, trained):
+def test_restart_does_not_take_over_another_run(cluster, trained):
     """The job is requeued before the run starts; the name was already taken."""
     slow = f'() {{ echo "$*" >>"{cluster.folder}/other.log"; [[ $1 != load ]] || sleep 3; }}'
     flags = (*WALY, "--train", "--exp_name=first")
@@ -329,7 +335,7 @@ def test_gpus_that_no_rank_would_use_are_refused(cluster):
 
 
 def test_cluster_without_gpus(cluster):
-    """Options give the other name of the partition too."""
+    """The partition can be given as an option too."""
     options = ("--gpus-per-node=0", "--mem-per-gpu=0", "--partition=dev-g")
     job = cluster.submit(*options, "run.sh", *WALY, "--train", "--exp_name=cpu", "--num_epochs=1")
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
@@ -372,7 +378,7 @@ def test_job_with_a_gpu_that_torch_does_not_see_stops(cluster):
     assert not list((cluster.project / "weights" / "WMLP").glob("slow*"))
 
 
-def test_without_a_container_the_project_s_own_environment(cluster):
+def test_without_a_container_the_project_s_environment_is_used(cluster):
     environment = cluster.folder / "project" / ".venv" / "bin"
     environment.mkdir(parents=True)
     (environment / "python").write_text(f'#!/bin/bash\nexec {shlex.quote(sys.executable)} "$@"\n')
@@ -410,7 +416,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_wrong_use_from_check_and_from_the_job(cluster, case):
+def test_usage_errors_of_check_and_of_the_job(cluster, case):
     changes, script, extra, sentence = REFUSED[case]
     changes = dict(changes)
     if "cwd" in changes:
@@ -457,7 +463,7 @@ def test_data_missing_and_no_network(cluster):
         assert "put zip.train.gz" in text and "DJSW_RAW_USPS" in text and "Traceback" not in text
 
 
-def test_check_of_a_right_command_says_how_to_submit_it(cluster):
+def test_check_of_a_valid_command_prints_how_to_submit_it(cluster):
     flags = ("--username=dennis", "--exp_name=fine", "--output_dir=weights/DMLP", "--train")
     checked = cluster("bash", "run.sh", "--check", *flags)
     assert checked.returncode == 0, checked.stderr
@@ -468,7 +474,7 @@ def test_check_of_a_right_command_says_how_to_submit_it(cluster):
 
 @pytest.mark.parametrize("start", [("bash",), ("srun", "--mem=1M", "bash")])
 def test_started_without_sbatch(cluster, start):
-    """On a login node, and as a step of a job, where a further step would wait forever."""
+    """On a login node, and in a step of a job, where a further step would wait forever."""
     result = cluster(*start, "run.sh", *WALY, "--exp_name=login node", "--train")
     assert result.returncode == 2
     sentence = next(line for line in result.stderr.splitlines() if not line.startswith("srun:"))
@@ -500,7 +506,7 @@ def test_check_of_another_command_and_of_the_queue(cluster, trained):
         ({"DJSW_MAX_RESTARTS": "none"}, "DJSW_MAX_RESTARTS is 'none'; give a whole number"),
     ],
 )
-def test_what_else_check_refuses(cluster, changes, sentence):
+def test_more_errors_of_check(cluster, changes, sentence):
     checked = cluster("bash", "run.sh", "--check", *WALY, "--exp_name=x", "--train", **changes)
     assert checked.returncode == 2
     assert sentence in checked.stderr and len(checked.stderr.splitlines()) == 1

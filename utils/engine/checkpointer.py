@@ -27,7 +27,7 @@ from utils.records.provenance import Provenance
 from utils.records.run_files import RunFiles
 
 #: Seconds between saved states within an epoch: what a dying machine may cost.
-SAVE_SECONDS = 120
+SAVE_SECONDS: float = 120
 #: Epochs between kept checkpoints, besides the best and the last.
 CHECKPOINT_EVERY = 10
 #: Steps between two looks at the losses on a CPU; on a GPU reading them would make it wait.
