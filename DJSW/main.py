@@ -59,8 +59,8 @@ def command(args: argparse.Namespace) -> None:
 
         prepare_training(TrainArguments.of(args))
     else:
-        # Importing torch takes seconds. Several ranks watch once they have met: a signal that is
-        # only noted could not end the wait for the others.
+        # Watch before torch is imported, which takes seconds. Several ranks begin to watch later,
+        # when they have met: until then a signal has to end their wait.
         with stop_request.watch() if rank_info().world_size == 1 else nullcontext():
             from DJSW.train import train_model
 

@@ -1,7 +1,7 @@
 """Who runs what, on which images: the table of people and the table of datasets.
 
-To add yourself, write ``models/yours.py`` and one entry of ``PEOPLE``. The command line, its help,
-the tests and the documentation follow from the tables. Networks are named, not imported, so that
+To add yourself, write ``models/mine.py`` and one entry of ``PEOPLE``. The command line, its help,
+and the tests follow from the tables. Networks are named, not imported, so that
 the flags of a command can be read before torch is loaded.
 """
 
@@ -88,8 +88,8 @@ PEOPLE = {
     ),
 }
 
-_create_mnist = "datasetprep.create_mnist_dataset:create_mnist_h5"
-_create_usps = "datasetprep.create_usps_dataset:create_usps_h5"
+CREATE_MNIST = "datasetprep.create_mnist_dataset:create_mnist_h5"
+CREATE_USPS = "datasetprep.create_usps_dataset:create_usps_h5"
 
 DATASETS = {
     "mnist_4_9": DigitDataset(
@@ -100,7 +100,7 @@ DATASETS = {
         centered="mass",
         train_file="mnist_4_9.h5",
         test_file="mnist_test_4_9.h5",
-        create=_create_mnist,
+        create=CREATE_MNIST,
     ),
     "usps_0_6": DigitDataset(
         source="usps",
@@ -110,7 +110,7 @@ DATASETS = {
         centered="box",
         train_file="usps_0_6.h5",
         test_file="usps_test_0_6.h5",
-        create=_create_usps,
+        create=CREATE_USPS,
     ),
     "mnist_0_3": DigitDataset(
         source="mnist",
@@ -120,7 +120,7 @@ DATASETS = {
         centered="mass",
         train_file="mnist_0_3.h5",
         test_file="mnist_test_0_3.h5",
-        create=_create_mnist,
+        create=CREATE_MNIST,
     ),
 }
 

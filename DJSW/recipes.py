@@ -55,7 +55,7 @@ class Recipe:
     :ivar batch_size: images of a step, on all ranks together.
     :ivar lr: learning rate of Adam; its maximum, where the schedule changes it.
     :ivar schedule: a key of :data:`utils.engine.schedules.SCHEDULES`.
-    :ivar weight_decay: of AdamW: each step subtracts ``lr * weight_decay`` of a parameter.
+    :ivar weight_decay: of AdamW: each step subtracts that share, times ``lr``, of each parameter.
     :ivar augmentation: of the training images.
     """
 

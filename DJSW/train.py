@@ -1,4 +1,4 @@
-"""Training: ``train_model(args)``, and the loop, once."""
+"""Training: ``train_model(args)``, and the one loop for all networks."""
 
 import math
 import time
@@ -23,7 +23,7 @@ from utils.engine.checkpointer import Checkpointer, noting_errors, require_finit
 from utils.engine.history import History, Row, epoch_line
 from utils.engine.optimizer import Adam
 from utils.engine.schedules import SCHEDULES
-from utils.engine.seeds import AUGMENTATION, derive_seed, epoch_order, split_rows
+from utils.engine.seeds import AUGMENTATION, DROPOUT, derive_seed, epoch_order, split_rows
 from utils.engine.signals import stop_request
 from utils.errors import Diverged
 from utils.mnist_dataset import MnistH5Dataset
@@ -63,6 +63,8 @@ def train_model(args: Any) -> TrainingResult:
     """
     args = TrainArguments.of(args)
     device = choose_device(args.device)
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
     with ExitStack() as stack:
         devices = stack.enter_context(collectives.process_group(device))
         stack.enter_context(stop_request.watch())
@@ -140,8 +142,6 @@ def train_pipeline(
     ``training`` and ``validation`` give images (B, 1, H, W) and classes (B,) for an index tensor.
     """
     history, device = checkpointer.history, next(model.parameters()).device
-    if device.type == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run has the same bits
     optimizer = Adam(model, settings.lr, settings.weight_decay)
     with noting_errors(checkpointer):
         checkpointer.start(model, optimizer, settings, resume=resume)
@@ -151,16 +151,16 @@ def train_pipeline(
             print(f"resumed     after {len(history)} epochs and {len(checkpointer.losses)} steps")
         while not history.is_over(settings):
             started = time.perf_counter() - checkpointer.seconds
-            losses, epoch = train_epoch(checkpointer, training, settings), len(history) + 1
+            epoch = len(history) + 1
+            losses = train_epoch(checkpointer, training, settings)
             speed = len(training) / (time.perf_counter() - started)
-            validation_loss, accuracy = loss_and_accuracy(model, validation, device)
-            if not math.isfinite(validation_loss):
-                loss = f"the validation loss is {validation_loss} after epoch {epoch}"
-                raise Diverged(f"{loss}; give a smaller --lr")
+            loss, accuracy = loss_and_accuracy(model, validation, device)
+            if not math.isfinite(loss):
+                raise Diverged(f"the validation loss is {loss} after epoch {epoch}; lower --lr")
             row: Row = {
                 "epoch": epoch,
                 "train_loss": losses.sum(dtype=torch.float64).item() / len(training),
-                "validation_loss": validation_loss,
+                "validation_loss": loss,
                 "validation_accuracy": accuracy,
                 "learning_rate": optimizer.lr,
                 "seconds": time.perf_counter() - started,
@@ -174,7 +174,7 @@ def train_pipeline(
 
 
 def train_epoch(checkpointer: Checkpointer, training: Samples, settings: Settings) -> Tensor:
-    """Run the epoch, from the resumed step if any; return the loss of each step over its images."""
+    """Run the epoch, from the resumed step if any; return each step's loss, summed over images."""
     model, optimizer = checkpointer.model.train(), checkpointer.optimizer
     epoch, done = len(checkpointer.history) + 1, len(checkpointer.losses)
     losses = checkpointer.start_epoch(math.ceil(len(training) / settings.batch_size))
@@ -182,15 +182,15 @@ def train_epoch(checkpointer: Checkpointer, training: Samples, settings: Setting
     gradients = gradients_of(model)
     image_size = training[slice(0, 1)][0].shape[-2:]
     augment = augmenter(settings.augmentation, image_size, losses.device)
-    dropout = derive_seed(settings.seed, epoch, collectives.rank())
-    augmentation = derive_seed(settings.seed, epoch, purpose=AUGMENTATION)
+    dropout_seed = derive_seed(settings.seed, epoch, DROPOUT, collectives.rank())
+    augmentation_seed = derive_seed(settings.seed, epoch, AUGMENTATION)
     order = epoch_order(len(training), settings.seed, epoch)[done * settings.batch_size :]
     rest = batches(training, order, settings.batch_size, losses.device)
     hidden = True if collectives.rank() else None  # None: shown on a terminal
     bar = tqdm(rest, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=hidden)
     for step, (images, classes, batch_size) in enumerate(bar, start=done):
-        gradients.seed(dropout + step)
-        images = augment(images, batch_size, augmentation + step)
+        gradients.seed(dropout_seed + step)
+        images = augment(images, batch_size, augmentation_seed + step)
         optimizer.lr = settings.lr * schedule((epoch - 1) * len(losses) + step, steps)
         losses[step] = gradients(images, classes, batch_size)
         collectives.all_reduce_sum(optimizer.gradients, losses[step])

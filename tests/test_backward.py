@@ -7,8 +7,10 @@ from torch.nn import functional as F
 
 from DJSW import pipelines
 from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from models.wmlp import WMLP
 from utils.engine.backward import AutogradGradients, StackGradients, gradients_of
 from utils.engine.optimizer import Adam
+from utils.errors import UsageError
 
 
 @pytest.mark.parametrize("batch", [64, 1])
@@ -70,3 +72,18 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(username, own):
         for mine, theirs in zip(model.parameters(), double.parameters(), strict=True):
             assert mine.grad is not None
             torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_stack_must_compute_what_forward_computes():
+    model, _ = build_model("waly", "usps_0_6")
+    Adam(model, lr=0.1)
+    assert isinstance(gradients_of(model), StackGradients)
+
+    class WithDropout(WMLP):
+        def forward(self, x):
+            return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+    dropping = WithDropout(256, 7)
+    Adam(dropping, lr=0.1)
+    with pytest.raises(UsageError, match=r"WithDropout: stack\(\) and forward\(\) differ by"):
+        gradients_of(dropping.train())

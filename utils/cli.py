@@ -32,14 +32,14 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     143 stopped by SIGUSR1, SIGINT or SIGTERM; 141 by a reader that closed the pipe. Messages of
     ranks other than 0 begin with the rank.
     """
-    # Read when torch is loaded. Networks this small are slower on several threads, and much slower
-    # beside a busy neighbor; the number of threads also decides the bits of a result.
+    # torch reads it when it is imported. Networks this small are slower on several threads, and
+    # much slower beside a busy neighbor; the number of threads also decides the bits of a result.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What CUDA's matrix products need to give the same bits each time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         command(args)
-        print(end="", flush=True)
+        print(end="", flush=True)  # a closed pipe is an error here, not when Python exits
     except (UsageError, RunError) as error:
         rank = f"rank {env_rank()}: " if env_rank() else ""
         print(f"{rank}error: {error}", file=sys.stderr)

@@ -26,7 +26,7 @@ class Stopped(Exception):
 
 
 class PeerAborted(Exception):
-    """The end of a rank whose run ended in rank 0, which prints the reason."""
+    """Raised on the other ranks when rank 0 stopped or failed; rank 0 prints the reason."""
 
     def __init__(self, exit_status: int) -> None:
         super().__init__(f"rank 0 ended with status {exit_status}")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.errors import UsageError
+
 
 def gradients_of(model: nn.Module) -> "AutogradGradients | StackGradients":
     """Return closed-form gradients for a model that has ``stack()``, else those of autograd.
@@ -18,7 +20,27 @@ def gradients_of(model: nn.Module) -> "AutogradGradients | StackGradients":
     Autograd costs a network this small as much as its matrix products.
     """
     stack: Callable[[], tuple[list[nn.Linear], float]] | None = getattr(model, "stack", None)
-    return AutogradGradients(model) if stack is None else StackGradients(*stack())
+    if stack is None:
+        return AutogradGradients(model)
+    gradients = StackGradients(*stack())
+    _require_same_logits(model, gradients)
+    return gradients
+
+
+@torch.no_grad()
+def _require_same_logits(model: nn.Module, gradients: "StackGradients") -> None:
+    """Compare ``forward()`` with ``stack()``, which replaces it in training, on one input.
+
+    :raises UsageError: they differ, such as by dropout.
+    """
+    weight = gradients.weights[0]
+    x = torch.linspace(0, 1, 3 * weight.shape[1], device=weight.device).view(3, -1)
+    difference = (model(x) - gradients.forward(x)[-1]).abs().max().item()
+    if not difference < 1e-3:
+        raise UsageError(
+            f"{type(model).__name__}: stack() and forward() differ by {difference:.3g} (remove "
+            "stack() from a network with more than linear layers and LeakyReLU)"
+        )
 
 
 class AutogradGradients:
@@ -67,15 +89,18 @@ class StackGradients:
     def seed(self, seed: int) -> None:
         """Do nothing: linear layers draw no random numbers."""
 
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the input (B, pixels), the activations of the hidden layers, and the logits."""
+        outputs = [x]
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = F.leaky_relu_(torch.addmm(bias, x, weight.t()), self.negative_slope)
+            outputs.append(x)
+        return [*outputs, torch.addmm(self.biases[-1], x, self.weights[-1].t())]
+
     @torch.no_grad()
     def __call__(self, images: Tensor, classes: Tensor, batch_size: int) -> Tensor:
         """Write the gradients; return the summed loss."""
-        x = images.flatten(1)
-        activations = [x]
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = F.leaky_relu_(torch.addmm(bias, x, weight.t()), self.negative_slope)
-            activations.append(x)
-        logits = torch.addmm(self.biases[-1], x, self.weights[-1].t())
+        *activations, logits = self.forward(images.flatten(1))
         log_probabilities = torch.log_softmax(logits, 1)
         loss = F.nll_loss(log_probabilities, classes, reduction="sum")
         g = log_probabilities.exp_().sub_(self.onehot[classes]).div_(batch_size)

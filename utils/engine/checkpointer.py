@@ -30,7 +30,7 @@ from utils.records.run_files import RunFiles
 SAVE_SECONDS: float = 120
 #: Epochs between kept checkpoints, besides the best and the last.
 CHECKPOINT_EVERY = 10
-#: Steps between two looks at the losses on a CPU; on a GPU reading them would make it wait.
+#: Steps between two checks of the losses on a CPU; on a GPU reading them would make it wait.
 CHECK_LOSSES_EVERY = 100
 #: Steps after which ranks exchange control codes; on GPUs it makes all of them wait.
 EXCHANGE_EVERY = 32
@@ -42,8 +42,8 @@ class Checkpointer:
     """Saves and resumes one run. Every rank has one; only rank 0's reads and writes files.
 
     :ivar history: the finished epochs.
-    :ivar losses: of the epoch in progress, each finished step's loss summed over its images.
-    :ivar seconds: that the epoch in progress has taken in earlier sessions.
+    :ivar losses: of the epoch in progress up to the saved state: each step's, summed over images.
+    :ivar seconds: that the epoch in progress took up to the saved state.
     """
 
     def __init__(

@@ -37,10 +37,7 @@ class RunLength(Protocol):
 
 
 class History:
-    """The rows of the finished epochs.
-
-    The methods that take ``files`` in their name write; only rank 0 calls them.
-    """
+    """The rows of the finished epochs; only rank 0 calls the methods that write files."""
 
     def __init__(self, csv_file: Path, events_folder: Path) -> None:
         self.csv_file, self.events_folder = csv_file, events_folder

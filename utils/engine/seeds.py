@@ -9,8 +9,8 @@ from utils.errors import RunError
 
 #: Seed of the 90/10 split: the same whatever ``--seed`` is, so that seeds can be compared.
 SPLIT_SEED = 42
-#: Purposes of random numbers in an epoch; dropout's differ by rank, augmentation's do not.
-DROPOUT, AUGMENTATION = 0, 1
+#: Purposes of random numbers in an epoch; those of dropout differ by rank.
+ORDER, AUGMENTATION, DROPOUT = 0, 1, 2
 
 
 def split_rows(count: int) -> tuple[Tensor, Tensor]:
@@ -30,14 +30,11 @@ def split_rows(count: int) -> tuple[Tensor, Tensor]:
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """Return the order (count,) of the images in an epoch, which follows from (seed, epoch)."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch, ORDER))
     return torch.randperm(count, generator=generator)
 
 
-def derive_seed(seed: int, epoch: int, rank: int = 0, purpose: int = DROPOUT) -> int:
-    """Return a seed below 2**63 of its own for each rank, epoch and purpose.
-
-    Rank 0's is the same as without ranks: ``SeedSequence`` ignores trailing zeros.
-    """
+def derive_seed(seed: int, epoch: int, purpose: int, rank: int = 0) -> int:
+    """Return a seed below 2**63 of its own for each epoch, purpose and rank."""
     sequence = np.random.SeedSequence([seed, epoch, rank, purpose])
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
