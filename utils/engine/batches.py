@@ -41,8 +41,9 @@ def batches(
     if len(order) == 0:
         return  # split would give one empty batch
     order = order.to(device) if isinstance(data, TensorDataset) else order
+    alone = collectives.world_size() == 1
     for index in order.split(batch_size):
-        images, labels = data[index[collectives.shard(len(index))]]
+        images, labels = data[index if alone else index[collectives.shard(len(index))]]
         yield images.to(device), labels.to(device), len(index)
 
 

@@ -117,20 +117,20 @@ class Checkpointer:
     def after_step(self, step: int) -> None:
         """Check the losses, save the state, stop: whatever is due after step ``step`` (from 0).
 
-        :raises Diverged: a loss is not finite.
-        :raises Stopped: a signal came; the state is saved.
+        :raises Diverged, Stopped: a loss is not finite; a signal came, and the state is saved.
         """
-        losses = self._step_losses[: step + 1]
+        losses = self._step_losses
         if step % CHECK_LOSSES_EVERY == CHECK_LOSSES_EVERY - 1 and losses.is_cpu:
-            require_finite(losses, len(self.history) + 1)
+            require_finite(losses[: step + 1], len(self.history) + 1)
         if step % EXCHANGE_EVERY and collectives.world_size() > 1:
             return
         now = time.perf_counter()
         code = collectives.all_reduce_max(_control_code(now - self._saved), losses.device)
         if not code:
             return
-        require_finite(losses, len(self.history) + 1)
-        self.losses, self.seconds, self._saved = losses.cpu(), now - self._epoch_started, now
+        self.losses = losses[: step + 1].cpu()
+        require_finite(self.losses, len(self.history) + 1)
+        self.seconds, self._saved = now - self._epoch_started, now
         if code != SAVE:
             raise _stopped(self, Signals(code).name)
         if self.writes:
