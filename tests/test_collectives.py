@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -55,8 +56,14 @@ def start(project, count, *flags, each=list):
 
 
 def finish(ranks):
-    """Return the exit statuses, and the output of each rank on stdout and on stderr."""
-    written = [rank.communicate(timeout=120) for rank in ranks]
+    """Return the exit statuses, and the output of each rank on stdout and on stderr.
+
+    Without the lines that Gloo of torch 2.10 writes itself.
+    """
+    written = [
+        [re.sub(r"^\[Gloo\] .*\n", "", text, flags=re.MULTILINE) for text in rank.communicate(120)]
+        for rank in ranks
+    ]
     return [rank.returncode for rank in ranks], *zip(*written, strict=True)
 
 
