@@ -59,11 +59,13 @@ class Arguments:
         """Read the fields from the attributes of ``args``; a missing one has its default."""
         if isinstance(args, cls):
             return args
-        names = [each.name for each in fields(cls) if hasattr(args, each.name)]
-        try:
-            return cls(**{name: getattr(args, name) for name in names})
-        except TypeError as error:
-            raise UsageError(f"{cls.__name__}: {error}") from None
+        given = {
+            each.name: getattr(args, each.name) for each in fields(cls) if hasattr(args, each.name)
+        }
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in given]
+        if missing:
+            raise UsageError(f"{cls.__name__}: no {', '.join(missing)} (set each as an attribute)")
+        return cls(**given)
 
 
 @dataclass(frozen=True, kw_only=True)
