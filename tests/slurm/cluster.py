@@ -157,6 +157,7 @@ def started() -> Iterator[Cluster]:
     stand_in.write_text(SINGULARITY.format(folder=folder, python=shlex.quote(sys.executable)))
     stand_in.chmod(0o755)
     (folder / "image.sif").touch()
+    (folder / "singularity.log").touch()
     environment = clean_environment() | {
         "SLURM_CONF": str(folder / "slurm.conf"),
         "SBATCH_ACCOUNT": "project_465000001",
