@@ -1,6 +1,7 @@
 """The flags of ``DJSW/main.py``, typed: what ``train_model`` and ``evaluate_model`` take."""
 
 from argparse import ArgumentTypeError
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -38,13 +39,15 @@ class Arguments:
         choices=DATASETS,
     )
     device: str = _flag(
-        "default auto: a GPU where there is one", "auto", choices=("auto", "cpu", "cuda")
+        "default auto: a GPU of NVIDIA or AMD where there is one",
+        "auto",
+        choices=("auto", "cpu", "cuda", "mps"),
     )
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value, options = getattr(self, each.name), each.metadata
-            if value is None:
+            if value is None or options.get("action") == "append":
                 continue
             if value not in options.get("choices", [value]):
                 names = ", ".join(options["choices"])
@@ -101,6 +104,13 @@ class TrainArguments(Arguments):
         None,
         type=cli.positive_int,
         metavar="EPOCHS",
+    )
+    set: Mapping[str, Any] | Sequence[tuple[str, Any]] | None = _flag(
+        "an argument of the network's constructor, instead of the entry's; may be repeated",
+        None,
+        type=cli.assignment,
+        action="append",
+        metavar="NAME=VALUE",
     )
     resume: bool = _flag(
         "continue the run of this name from its saved state, if there is one", False

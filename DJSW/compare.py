@@ -15,17 +15,17 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 from DJSW import recipes
 from DJSW.arguments import EvaluateArguments, TrainArguments
-from DJSW.pipelines import DATASETS, PEOPLE, identify_checkpoint
+from DJSW.pipelines import DATASETS, PEOPLE, open_split
 from utils.cli import Parser, output_flags, run_command
 from utils.distributed.environment import require_single_process
-from utils.errors import UsageError
+from utils.errors import MissingData, UsageError
 from utils.records import files
 from utils.records.evaluation import read_evaluation
 from utils.records.files import ROOT, sha256_of
@@ -58,19 +58,24 @@ def command(args: argparse.Namespace) -> None:
     folder = files.find_folder(args.output_dir, "--output_dir")
     exp_name = args.exp_name or args.default_name
     record_file = folder / f"{exp_name}_comparison.json"
+    another = "--output_dir; its runs are used again" if args.everyone else "--exp_name"
     taken = UsageError(
-        f"{exp_name!r} was compared before: {record_file} exists; give another --exp_name"
+        f"{exp_name!r} was compared before: {record_file} exists; give another {another}"
     )
     if record_file.exists():
         raise taken
-    paths = everyone(exp_name, folder, check=args.check) if args.everyone else []
+    missing: dict[str, str] = {}
+    paths = everyone(exp_name, folder, missing, check=args.check) if args.everyone else []
     for found in [resolve(given, folder, args.dataset) for given in args.evaluations]:
-        paths += found if isinstance(found, list) else [evaluated(found, check=args.check)]
+        paths += found if isinstance(found, list) else evaluated(found, missing, check=args.check)
     paths = list(dict.fromkeys(paths))
+    if missing and not paths:
+        raise MissingData("; ".join(missing.values()))
     if args.check:
         for path in filter(Path.exists, paths):
             read_evaluation(path)
         print("checked     this command would run")
+        _report_missing(missing)
         return
     compared = rank_by_test_set([read_evaluation(path) for path in paths])
     record = {
@@ -84,6 +89,7 @@ def command(args: argparse.Namespace) -> None:
     with files.exclusive_output(record_file, taken):
         save(compared, exp_name, folder)
         write_json(record_file, record, exclusive=True)
+    _report_missing(missing)
 
 
 def save(compared: Sequence[TestSet], exp_name: str, folder: Path) -> None:
@@ -114,6 +120,7 @@ def resolve(given: str, folder: Path, dataset: str | None) -> list[Path] | Evalu
         return [path]
     if path.suffix in (".csv", ".md", ".png"):
         raise UsageError(f"{path} cannot be compared; give its …_metrics.json")
+    from DJSW.networks import identify_checkpoint
     from utils.records.checkpoint import load_checkpoint
 
     username, own = identify_checkpoint(load_checkpoint(path), dataset)
@@ -125,7 +132,7 @@ def resolve(given: str, folder: Path, dataset: str | None) -> list[Path] | Evalu
     )
 
 
-def everyone(exp_name: str, folder: Path, *, check: bool) -> list[Path]:
+def everyone(exp_name: str, folder: Path, missing: dict[str, str], *, check: bool) -> list[Path]:
     """Return the metrics files of every network on every dataset.
 
     What ``weights/`` and ``folder`` lack is trained and evaluated; a stopped run is resumed.
@@ -136,6 +143,8 @@ def everyone(exp_name: str, folder: Path, *, check: bool) -> list[Path]:
     """
     paths = []
     for username, dataset in product(PEOPLE, DATASETS):
+        if not (_has_data(dataset, missing, train=True) and _has_data(dataset, missing)):
+            continue
         person = PEOPLE[username]
         name = f"{person.model_name.lower()}_{exp_name}"
         name += f"_{dataset}" * (dataset != person.dataset)
@@ -151,7 +160,7 @@ def everyone(exp_name: str, folder: Path, *, check: bool) -> list[Path]:
             print(flush=True)
         if best.exists():  # a check trains nothing
             evaluation = EvaluateArguments(**same, output_dir=folder, load_checkpoint=best)
-            paths.append(evaluated(evaluation, check=check))
+            paths += evaluated(evaluation, missing, check=check)
     return paths
 
 
@@ -163,8 +172,11 @@ def is_trained(record_file: Path, args: TrainArguments) -> bool:
     if not record_file.exists():
         return False
     record = read_run(record_file)
-    expected = asdict(recipes.settings(args, record["dataset"]["name"]))
-    for name, value in record["settings"].items():
+    from DJSW.networks import model_arguments
+
+    dataset = record["dataset"]["name"]
+    expected = asdict(recipes.settings(args, dataset)) | model_arguments(args.username, dataset)
+    for name, value in {**record["settings"], **record["model"]["arguments"]}.items():
         if value != expected.get(name):
             raise UsageError(
                 f"{record_file} is of a run with {name} {value}, here it is {expected.get(name)}; "
@@ -173,8 +185,10 @@ def is_trained(record_file: Path, args: TrainArguments) -> bool:
     return record["status"] == "finished"
 
 
-def evaluated(args: EvaluateArguments, *, check: bool) -> Path:
+def evaluated(args: EvaluateArguments, missing: dict[str, str], *, check: bool) -> list[Path]:
     """Return the metrics file of a checkpoint, evaluated where there is none yet.
+
+    There is none where the test set is out of reach, which is noted in ``missing``.
 
     :raises UsageError: there is one of another checkpoint or another test set.
     """
@@ -186,12 +200,34 @@ def evaluated(args: EvaluateArguments, *, check: bool) -> Path:
             raise UsageError(
                 f"{path} exists, of other weights or another test set; give another --output_dir"
             )
-        return path
+        return [path]
+    if not _has_data(str(args.dataset), missing):
+        return []
     from DJSW.evaluate import evaluate_model, prepare_evaluation
 
-    prepare_evaluation(args) if check else evaluate_model(args)
+    prepare_evaluation(args) if check else evaluate_model(args, report=False)
     print(flush=True)
-    return path
+    return [path]
+
+
+def _has_data(dataset: str, missing: dict[str, str], *, train: bool = False) -> bool:
+    """Whether a file of the dataset is there or can be created; if not, note why in ``missing``."""
+    if dataset not in missing:
+        try:
+            open_split(dataset, train=train)
+        except MissingData as error:
+            missing[dataset] = str(error)
+    return dataset not in missing
+
+
+def _report_missing(missing: Mapping[str, str]) -> None:
+    """End with what could not be compared.
+
+    :raises MissingData: there is something.
+    """
+    if missing:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise MissingData(f"left out: what needs {reasons}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

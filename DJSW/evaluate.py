@@ -12,13 +12,14 @@ import numpy as np
 from torch import nn
 
 from DJSW.arguments import EvaluateArguments
-from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
+from DJSW.networks import build_model, try_model
+from DJSW.pipelines import DATASETS, dataset_of, open_split
 from utils.distributed import collectives
 from utils.distributed.device import choose_device
 from utils.engine.batches import load_rows, predict
 from utils.errors import UsageError
 from utils.mnist_dataset import MnistH5Dataset
-from utils.records.checkpoint import Checkpoint, describe, load_checkpoint
+from utils.records.checkpoint import Checkpoint, count_parameters, describe, load_checkpoint
 from utils.records.evaluation import (
     FORMAT,
     EvaluationMetadata,
@@ -47,7 +48,7 @@ class EvaluationResult:
 
     record: EvaluationRecord | None
     metrics_file: Path
-    report: Path
+    report: Path | None
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ class EvaluationJob:
         return _taken(self.metadata["exp_name"], self.path("metrics.json"))
 
 
-def evaluate_model(args: Any) -> EvaluationResult:
+def evaluate_model(args: Any, *, report: bool = True) -> EvaluationResult:
     """Evaluate a checkpoint; as one of several ranks where the process is one.
 
     :param args: :class:`EvaluateArguments`, or anything with the flags as attributes.
+    :param report: write probabilities, pictures and a page too, not only metrics and predictions.
     :raises UsageError: a flag is wrong, the name is taken, or the checkpoint does not fit.
     :raises RunError: the data are missing or damaged.
     """
@@ -96,11 +98,12 @@ def evaluate_model(args: Any) -> EvaluationResult:
             session = provenance(device, devices)
             results = measure(log_probabilities, classes.cpu().numpy(), job.metadata["classes"])
             session |= resource_usage(time.perf_counter() - started, session)
-            record = _save(job, results, session, log_probabilities)
+            record = _save(job, results, session, log_probabilities, report=report)
             print(evaluation_summary(record))
-        for ending in ("metrics.json", "predictions.csv", "report.md"):
+        for ending in ("metrics.json", "predictions.csv", *["report.md"] * report):
             print(f"{ending.partition('.')[0]:<11} {job.path(ending)}")
-    return EvaluationResult(record, job.path("metrics.json"), job.path("report.md"))
+    page = job.path("report.md") if report else None
+    return EvaluationResult(record, job.path("metrics.json"), page)
 
 
 def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
@@ -114,14 +117,20 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
     if output.exists():
         raise _taken(args.exp_name, output)
     checkpoint = load_checkpoint(find_file(args.load_checkpoint, "--load_checkpoint"))
-    dataset = args.dataset or _own_dataset(checkpoint) or PEOPLE[args.username].dataset
+    dataset = args.dataset or _own_dataset(checkpoint) or dataset_of(args.username)
     model, arguments = build_model(args.username, dataset, checkpoint)
+    try_model(model, args.username, dataset, train=False)
     data = open_split(dataset, train=False)
-    layers, usual = describe(model), describe(build_model(args.username, dataset)[0])
+    layers, parameters = describe(model), count_parameters(model)
     print(f"{args.username} evaluates {layers} on the test set of {dataset}")
+    print(f"parameters  {parameters:,}")
     print(f"weights     {checkpoint.path}")
-    if layers != usual:
-        print(f"note        these weights are {layers}; the network is {usual} now")
+    entry, _ = build_model(args.username, dataset)
+    if (layers, parameters) != (describe(entry), count_parameters(entry)):
+        print(
+            f"note        {args.username}'s entry is {describe(entry)} with "
+            f"{count_parameters(entry):,} parameters; these weights are another"
+        )
     print(f"data        {data.h5_path}")
     print(f"images      {len(data)}", flush=True)
     metadata: EvaluationMetadata = {
@@ -132,7 +141,7 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
             "name": type(model).__name__,
             "arguments": arguments,
             "layers": layers,
-            "parameters": sum(tensor.numel() for tensor in model.parameters()),
+            "parameters": parameters,
         },
         "checkpoint": {**checkpoint.source(), "epoch": checkpoint.metadata.get("epoch")},
         "training": _training(checkpoint),
@@ -149,11 +158,16 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
 
 
 def _save(
-    job: EvaluationJob, results: Results, session: Any, log_probabilities: np.ndarray
+    job: EvaluationJob,
+    results: Results,
+    session: Any,
+    log_probabilities: np.ndarray,
+    *,
+    report: bool,
 ) -> EvaluationRecord:
-    """Write predictions, pictures, page and, last and exclusively, the record."""
+    """Write predictions, the report and, last and exclusively, the record."""
     of_images = (log_probabilities, job.data.labels, job.metadata["classes"])
-    predictions, probabilities = predictions_csv(*of_images), probabilities_csv(*of_images)
+    predictions = predictions_csv(*of_images)
     record = with_digest(
         {
             **job.metadata,
@@ -163,12 +177,14 @@ def _save(
         }
     )
     with exclusive_output(job.path("metrics.json"), job.taken):
-        for ending, table in (("predictions", predictions), ("probabilities", probabilities)):
-            with atomic_write(job.path(f"{ending}.csv")) as temporary:
-                temporary.write_bytes(table)
-        _save_figures(job, record, log_probabilities)
-        with atomic_write(job.path("report.md")) as temporary:
-            temporary.write_text(evaluation_page(record), encoding="utf-8")
+        written = {"predictions.csv": predictions}
+        if report:
+            written["probabilities.csv"] = probabilities_csv(*of_images)
+            written["report.md"] = evaluation_page(record).encode()
+            _save_figures(job, record, log_probabilities)
+        for ending, content in written.items():
+            with atomic_write(job.path(ending)) as temporary:
+                temporary.write_bytes(content)
         write_json(job.path("metrics.json"), record, exclusive=True)
     return record
 

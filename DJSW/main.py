@@ -25,9 +25,28 @@ EVALUATION = {each.name: each for each in fields(EvaluateArguments)}
 TRAINING = [each for each in fields(TrainArguments) if each.name not in EVALUATION]
 
 
+class Version(argparse.Action):
+    """A flag that prints the versions of the project and of what its results depend on."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help, default=argparse.SUPPRESS)
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
+        """Print them and exit."""
+        from utils.records.provenance import code_provenance, project_version
+
+        code = code_provenance()
+        git = code["git"] or {"commit": "unknown", "changed": False}
+        changes = " with changes that are not committed" * git["changed"]
+        packages = ", ".join(f"{name} {version}" for name, version in code["versions"].items())
+        print(f"DJSW {project_version()}, commit {git['commit'][:7]}{changes}\n{packages}")
+        parser.exit()
+
+
 def parser() -> cli.Parser:
     """Return the parser; it needs no torch, so that ``--help`` answers at once."""
     flags = cli.Parser("Train or evaluate a person's network on a person's digits.")
+    flags.add_argument("--version", action=Version, help="print what runs here, and exit")
     for each in fields(Arguments):
         add_flag(flags, each)
     flags.add_argument("--train", action="store_true", help="train (otherwise evaluate)")

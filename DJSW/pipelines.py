@@ -7,7 +7,8 @@ the flags of a command can be read before torch is loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,7 @@ from utils.errors import RunError, UsageError
 from utils.records.files import ROOT
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from utils.mnist_dataset import MnistH5Dataset
-    from utils.records.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -27,14 +25,16 @@ class Person:
 
     :ivar model: ``"module:Class"`` of the network.
     :ivar dataset: a key of :data:`DATASETS`.
-    :ivar input_argument: the constructor's argument for the number of pixels of an image.
-    :ivar output_argument: its argument for the number of classes.
+    :ivar input_argument: the constructor's argument for the number of pixels of an image, if any.
+    :ivar output_argument: its argument for the number of classes, if any.
+    :ivar arguments: other arguments of the constructor; ``--set`` changes them for a run.
     """
 
     model: str
     dataset: str
-    input_argument: str
-    output_argument: str
+    input_argument: str | None = None
+    output_argument: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model_name(self) -> str:
@@ -130,7 +130,23 @@ PROCESSED = ROOT / "data" / "processed"
 def import_object(name: str) -> Any:
     """Import the object that ``"module:attribute"`` names."""
     module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ImportError("it is not of the form 'module:Class'")
     return getattr(import_module(module), attribute)
+
+
+def dataset_of(username: str) -> str:
+    """Return the dataset of a person.
+
+    :raises UsageError: it is not in the table.
+    """
+    name = PEOPLE[username].dataset
+    if name not in DATASETS:
+        raise UsageError(
+            f"DJSW/pipelines.py: {username}'s dataset {name!r} is not in DATASETS; it has "
+            f"{', '.join(DATASETS)}"
+        )
+    return name
 
 
 def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
@@ -171,95 +187,3 @@ def _check_content(data: MnistH5Dataset, entry: DigitDataset, *, train: bool) ->
         )
     split = "train" if train else "test"
     data.check_attributes(dataset=entry.source, split=split, kept_labels=list(entry.digits))
-
-
-def build_model(
-    username: str, dataset: str, checkpoint: Checkpoint | None = None
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a person's network for a dataset, and the arguments it was built with.
-
-    The weights are random, or the checkpoint's. A checkpoint also has its own arguments; a bare
-    state dict shows its depth, where the network has ``arguments_of(weights)``.
-
-    :raises UsageError: the checkpoint is of another network, or of other classes.
-    """
-    from inspect import signature
-
-    from utils.records.checkpoint import load_weights
-
-    person, entry = PEOPLE[username], DATASETS[dataset]
-    network = import_object(person.model)
-    height, width = entry.image_size
-    arguments = {
-        person.input_argument: height * width,
-        person.output_argument: len(entry.digits),
-    }
-    if checkpoint is not None:
-        _check_fit(checkpoint, username, dataset)
-        if checkpoint.metadata:
-            arguments = checkpoint.metadata["model"]["arguments"] | arguments
-        elif hasattr(network, "arguments_of"):
-            arguments |= network.arguments_of(checkpoint.weights)
-    try:
-        bound = signature(network).bind(**arguments)
-        bound.apply_defaults()  # recorded too, so that a default can change without harm
-        model: nn.Module = network(**bound.arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if checkpoint is None:
-            raise
-        raise UsageError(
-            f"{checkpoint.path} was made with {arguments}, which {network.__name__} does not take "
-            f"({error}); use the version that wrote it"
-        ) from None
-    if checkpoint is not None:
-        load_weights(model, checkpoint)
-    return model, dict(bound.arguments)
-
-
-def identify_checkpoint(checkpoint: Checkpoint, dataset: str | None = None) -> tuple[str, str]:
-    """Return whose network a checkpoint holds, and the dataset of its classes.
-
-    A checkpoint says both; a bare state dict is of the first person whose network it fits.
-
-    :param dataset: the dataset, where it is known.
-    :raises UsageError: it fits nobody's network.
-    """
-    metadata, reason = checkpoint.metadata, None
-    for username, person in PEOPLE.items():
-        if metadata and metadata["model"]["name"] != person.model_name:
-            continue
-        own = metadata["dataset"]["name"] if metadata else person.dataset
-        for name in [dataset] if dataset else [own, *DATASETS]:
-            if name not in DATASETS:
-                continue
-            try:
-                build_model(username, name, checkpoint)
-            except UsageError as error:
-                reason = reason or error
-            else:
-                return username, name
-    if reason and metadata:
-        raise reason
-    raise UsageError(
-        f"{checkpoint.path} fits no network of DJSW/pipelines.py on {dataset or 'any dataset'}; "
-        f"give a checkpoint of {', '.join(PEOPLE)}"
-    )
-
-
-def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> None:
-    """Compare what a checkpoint says about itself with the person and the dataset."""
-    if not checkpoint.metadata:
-        return
-    model_name = checkpoint.metadata["model"]["name"]
-    if model_name != PEOPLE[username].model_name:
-        owners = [name for name, person in PEOPLE.items() if person.model_name == model_name]
-        raise UsageError(
-            f"{checkpoint.path} holds {model_name}, {username} runs {PEOPLE[username].model_name}; "
-            f"give --username {' or '.join(owners) or 'of the person who runs it'}"
-        )
-    classes, digits = checkpoint.metadata["classes"], list(DATASETS[dataset].digits)
-    if classes != digits:
-        raise UsageError(
-            f"{checkpoint.path} distinguishes the digits {classes}, {dataset} holds {digits}; "
-            f"give --dataset {checkpoint.metadata['dataset']['name']}"
-        )

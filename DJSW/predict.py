@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from DJSW.pipelines import DATASETS, build_model, identify_checkpoint
+from DJSW.pipelines import DATASETS
 from utils.cli import Parser, output_flags, run_command
 from utils.distributed.environment import require_single_process
 from utils.errors import UsageError
@@ -59,6 +59,7 @@ def command(args: argparse.Namespace) -> None:
     paths = [path for given in args.images for path in find_images(given)]
     weights = files.find_file(args.load_checkpoint, "--load_checkpoint")
 
+    from DJSW.networks import build_model, identify_checkpoint
     from utils.records.checkpoint import describe, load_checkpoint
 
     checkpoint = load_checkpoint(weights)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from utils.engine.schedules import SCHEDULES
 from utils.errors import UsageError
 
 
@@ -124,6 +125,11 @@ def settings(args: Any, dataset: str) -> Settings:
         raise UsageError(
             f"there is no recipe {args.recipe!r} for {dataset}; give --recipe standard, or add one "
             "to DJSW/recipes.py"
+        )
+    if recipe.schedule not in SCHEDULES:
+        raise UsageError(
+            f"DJSW/recipes.py: {args.recipe} has the unknown schedule {recipe.schedule!r}; choose "
+            f"from {', '.join(SCHEDULES)}"
         )
     given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
     rest = {"recipe": args.recipe, "seed": args.seed, "patience": args.patience}

@@ -23,14 +23,13 @@ from DJSW.recipes import FLAGS, settings
 from utils.cli import Parser, run_command
 from utils.distributed.environment import env_rank, rank_info
 from utils.errors import RunError, UsageError
-from utils.records.evaluation import read_evaluation
+from utils.records.evaluation import EvaluationRecord, SessionRecord, read_evaluation
 from utils.records.files import ROOT, find_file, sha256_of
 from utils.records.provenance import describe_platform, flat, source_hashes, versions
-from utils.records.run import read_run
+from utils.records.run import Run, read_run
 from utils.report.tables import align
 
-#: A record of either kind, with ``sessions``.
-Record = dict[str, Any]
+Record = Run | EvaluationRecord
 
 #: Results of an evaluation that are compared, besides those of each digit.
 RESULTS = ("images", "correct", "metrics", "probabilities", "label_distance", "intervals")
@@ -55,22 +54,23 @@ def command(args: argparse.Namespace) -> None:
     path = find_file(args.record, "the record")
     record = _read(path)
     trained = "settings" in record
-    if trained and record["status"] != "finished":
+    if "settings" in record and record["status"] != "finished":
         raise UsageError(f"{path} is of a run that is {record['status']}; finish it first")
     # A folder of its own for each record, the same on each rank.
     folder = ROOT / "reports" / "reproduced" / f"{path.stem}_{sha256_of(path)[:8]}"
     new = folder / f"{record['exp_name']}_{'run' if trained else 'metrics'}.json"
-    if new.exists() and _read(new).get("status", "finished") == "finished":
+    if new.exists() and (not trained or read_run(new)["status"] == "finished"):
         raise UsageError(f"{folder} holds an earlier reproduction; remove it")
     # Read when torch is loaded; the number of threads decides the bits of a result.
-    os.environ["OMP_NUM_THREADS"] = str(int(record["sessions"][-1]["device"]["threads"]))
+    os.environ["OMP_NUM_THREADS"] = str(_sessions(record)[-1]["device"]["threads"])
     arguments = _arguments(path, record, folder)
     before = _numbers(path)
     if env_rank() == 0:
         _print_differences(record, arguments)
+    recorded: Mapping[str, object] = record["dataset"]
     data = open_split(record["dataset"]["name"], train=trained)
     for array, sha256 in data.sha256.items():
-        if record["dataset"][array] != sha256:
+        if recorded[array] != sha256:
             raise RunError(f"{data.h5_path} is not what was recorded: its {array} is {sha256}")
     print(f"data        as recorded: {data.h5_path}")
     if args.check:
@@ -121,11 +121,12 @@ def _table_row(name: str, *values: Any) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> Record:
-    """Return a record of either kind, with its fields checked and a list of sessions."""
-    if not path.name.endswith("_metrics.json"):
-        return {**read_run(path)}
-    evaluation = read_evaluation(path).record
-    return {**evaluation, "sessions": [evaluation["session"]]}
+    is_evaluation = path.name.endswith("_metrics.json")
+    return read_evaluation(path).record if is_evaluation else read_run(path)
+
+
+def _sessions(record: Record) -> list[SessionRecord]:
+    return record["sessions"] if "settings" in record else [record["session"]]
 
 
 def _arguments(path: Path, record: Record, folder: Path) -> TrainArguments | EvaluateArguments:
@@ -142,29 +143,34 @@ def _arguments(path: Path, record: Record, folder: Path) -> TrainArguments | Eva
         )
     weights = record["starting_weights"] if "settings" in record else record["checkpoint"]
     file = find_file(weights["file"], "the weights") if weights else None
-    if file and sha256_of(file) != weights["sha256"]:
+    if weights and file and sha256_of(file) != weights["sha256"]:
         raise RunError(f"{weights['file']} is not the file that was recorded; its SHA-256 differs")
-    flags = {
+    flags: dict[str, Any] = {
         "username": username,
         "exp_name": record["exp_name"],
         "output_dir": folder,
         "dataset": dataset,
-        "device": "cpu" if record["sessions"][-1]["device"]["type"] == "cpu" else "auto",
+        "device": "cpu" if _sessions(record)[-1]["device"]["type"] == "cpu" else "auto",
         "load_checkpoint": file,
     }
     if "settings" not in record:
         return EvaluateArguments(**flags)
     flags |= {name: record["settings"].get(name) for name in ("recipe", *FLAGS, "seed", "patience")}
+    from DJSW.networks import model_arguments  # torch reads the number of threads when it is loaded
+
+    own = model_arguments(username, dataset)
+    used = record["model"]["arguments"].items()
+    flags["set"] = {name: value for name, value in used if own.get(name) != value}
     return TrainArguments(**flags, resume=True)  # a reproduction that was stopped is resumed
 
 
 def _print_differences(record: Record, arguments: TrainArguments | EvaluateArguments) -> None:
     """Print how checkout, packages, ranks and recipe differ from the recorded ones."""
-    sessions, session = record["sessions"], record["sessions"][-1]
+    sessions, session = _sessions(record), _sessions(record)[-1]
     commit = (session["git"] or {"commit": "unknown"})["commit"]
     print(f"recorded    {session['started']}, commit {commit}: {session['command']}")
     print(f"ran on      {describe_platform(session)}")
-    ranks, now = len(session["device"].get("ranks", [None])), rank_info().world_size
+    ranks, now = len(session["device"]["ranks"]), rank_info().world_size
     if ranks != now:
         print(f"note        ranks: {ranks} then, {now} now; the bits will differ")
     # A session that ran the same code as the one before does not repeat it.
@@ -182,7 +188,7 @@ def _print_differences(record: Record, arguments: TrainArguments | EvaluateArgum
             print(f"version     {package} was {session['versions'][package]}, is {version}")
     for change in filter(None, (each.get("change") for each in sessions)):
         print(f"note        a later part ran {change}")
-    if isinstance(arguments, TrainArguments):
+    if "settings" in record:
         expected = dict(flat(asdict(settings(arguments, record["dataset"]["name"]))))
         for name, value in flat(record["settings"]):
             if expected.get(name) != value:
@@ -193,14 +199,15 @@ def _numbers(path: Path) -> dict[str, Any]:
     """Return what can be compared, by name; of a run also its history, if beside the record."""
     record = _read(path)
     if "settings" in record:
-        found = dict(record["results"])
+        found: dict[str, Any] = {**record["results"]}
         history = path.with_name(f"{record['exp_name']}_history.csv")
         if history.exists():
             with history.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
                     found[f"epoch {row['epoch']}"] = {name: float(row[name]) for name in row}
     else:
-        found = {name: record[name] for name in (*RESULTS, "predictions_sha256")}
+        found = {name: value for name, value in record.items() if name in RESULTS}
+        found["predictions_sha256"] = record["predictions_sha256"]
         found |= {f"digit {row['digit']}": row for row in record["per_class"]}
     return {name: value for name, value in flat(found) if name.split(".")[-1] not in DIFFERENT}
 

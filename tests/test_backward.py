@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from DJSW import pipelines
-from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from DJSW.networks import build_model
+from DJSW.pipelines import DATASETS, PEOPLE
 from models.wmlp import WMLP
 from utils.engine.backward import AutogradGradients, StackGradients, gradients_of
 from utils.engine.optimizer import Adam

@@ -168,6 +168,28 @@ def test_own_format_incomplete_or_of_another_version(tmp_path, content):
         load_checkpoint(tmp_path / "c.pt")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format": "djsw-checkpoint-0"}, "format is 'djsw-checkpoint-0', expected 'djsw-check"),
+        ({"model": {"name": "SMLP"}}, "model lacks arguments"),
+        ({"dataset": {"name": None}}, "dataset.name is 'None', expected str"),
+        ({"classes": ["4"]}, r"classes\[0\] is '4', expected int"),
+        ({"epoch": "3"}, "epoch is '3', expected int"),
+        ({"settings": []}, r"settings is '\[\]', expected an object"),
+        ({"starting_weights": {"file": "a.pt"}}, "starting_weights lacks sha256"),
+        ({"weights_sha256": None}, "weights_sha256 is 'None', expected str"),
+    ],
+    ids=str,
+)
+def test_odd_fields_are_named(tmp_path, change, sentence):
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, WEIGHTS, METADATA)
+    torch.save(torch.load(path) | change, path)
+    with pytest.raises(UsageError, match=f"^{path} is not a valid checkpoint: {sentence}"):
+        load_checkpoint(path)
+
+
 def test_weights_that_do_not_fit(tmp_path):
     torch.save(SMLP(hidden_size=5).state_dict(), tmp_path / "c.pt")
     with pytest.raises(UsageError, match=r"layer1\.bias \(5,\), the model has layer1\.bias \(77,"):

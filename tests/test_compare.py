@@ -14,7 +14,8 @@ from conftest import Call, digit_images, exit_status, write_h5
 
 from DJSW import compare
 from DJSW import main as djsw
-from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from DJSW.networks import build_model
+from DJSW.pipelines import DATASETS, PEOPLE
 from DJSW.recipes import RECIPES, Recipe
 from utils.records.checkpoint import write_checkpoint
 from utils.records.evaluation import metric_values, read_evaluation
@@ -148,8 +149,11 @@ def test_a_group_counts_weights_once(call):
     first, second = (train(call, f"t_{seed}", "--seed", seed) for seed in (0, 1))
     paths = [evaluate(call, "a", first), evaluate(call, "b", second), evaluate(call, "c", first)]
     _, table, _ = compared(call, *paths)
-    assert sorted((row["name"], row["runs"]) for row in table) == [("c", "1"), ("t (2 seeds)", "2")]
-    # The same seed with different weights (from different code, say): nothing is grouped.
+    assert sorted((row["name"], row["runs"]) for row in table) == [
+        ("c (seed 0 again)", "1"),
+        ("t (2 seeds)", "2"),
+    ]
+    # One run's name and seed with different weights (from different code, say): no group.
     weights = torch.load(first, weights_only=True)
     weights["weights"]["layer5.bias"] += 1
     metadata = {
@@ -159,6 +163,40 @@ def test_a_group_counts_weights_once(call):
     write_checkpoint(other, weights["weights"], metadata)
     _, table, _ = compared(call, *paths, evaluate(call, "d", other), name="e")
     assert sorted(row["name"] for row in table) == ["a", "b", "c", "d"]
+
+
+def test_checkpoints_leave_metrics_and_predictions_only(call):
+    compared(call, train(call, "t"))
+    found = {path.name for path in call.out.glob("t_best_*")}
+    assert len(found) == 2
+    assert {name.split("_on_mnist_4_9_")[1] for name in found} == {
+        "metrics.json",
+        "predictions.csv",
+    }
+
+
+def test_a_missing_test_set_ends_nothing_else(call, processed, monkeypatch):
+    from datasetprep import create_usps_dataset
+
+    here = train(call, "t")
+    there = train(call, "w", username="waly")
+    (processed / DATASETS["usps_0_6"].test_file).unlink()
+    monkeypatch.setattr(create_usps_dataset, "RAW_FOLDER", call.out / "raw")
+    monkeypatch.setenv("DJSW_RAW_USPS", str(call.out))
+    flags = ("--output_dir", call.out, "--exp_name=c")
+    status, out, err = call(compare.main, there, here, *flags, "--check")
+    assert (
+        status == 1
+        and "checked" in out
+        and err.startswith("error: left out: what needs usps_0_6: ")
+    )
+    status, out, err = call(compare.main, there, here, *flags)
+    assert status == 1 and err.count("\n") == 1 and "put zip.test.gz" in err
+    record = json.loads((call.out / "c_comparison.json").read_text())
+    assert [each["dataset"]["name"] for each in record["test_sets"]] == ["mnist_4_9"]
+    status, out, err = call(compare.main, there, "--output_dir", call.out, "--exp_name=d")
+    assert status == 1 and "put zip.test.gz" in err
+    assert not (call.out / "d_comparison.json").exists()
 
 
 def test_other_test_sets_are_not_ranked_together(call, processed):

@@ -89,9 +89,17 @@ def test_runs_that_differ_in_the_seed_are_one_entry():
 def test_one_seed_twice():
     first, second = evaluation("a_1", 1, seed=1), evaluation("a_2", 2, seed=2)
     again = evaluation("again", 1, seed=1, weights="a_1 best")
-    assert sorted(entries(first, second, again)) == [("a (2 seeds)", 2), ("again", 1)]
+    assert sorted(entries(first, second, again)) == [
+        ("a (2 seeds)", 2),
+        ("again (seed 1 again)", 1),
+    ]
     other = evaluation("other", 1, seed=1)
-    assert sorted(entries(first, second, other)) == [("a_1", 1), ("a_2", 1), ("other", 1)]
+    assert sorted(entries(first, second, other)) == [
+        ("a (2 seeds)", 2),
+        ("other (seed 1 again)", 1),
+    ]
+    third = evaluation("a_3", 1, seed=1)  # which of a_1 and a_3 belongs to the group?
+    assert sorted(entries(first, second, third)) == [("a_1", 1), ("a_2", 1), ("a_3", 1)]
 
 
 def test_equal_names_become_paths():

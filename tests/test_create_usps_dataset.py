@@ -79,11 +79,37 @@ def test_altered_or_missing_raw_files(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=f"expected {usps.SHA256['zip.train.gz']}"):
         usps.create_usps_h5(tmp_path / "u.h5", raw_dir=tmp_path)
     monkeypatch.setenv("DJSW_RAW_USPS", str(tmp_path))
+    monkeypatch.setattr(usps, "RAW_FOLDER", tmp_path / "own")
     with pytest.raises(RunError, match=r"put zip\.test\.gz .* DJSW_RAW_USPS"):
         usps.create_usps_h5(tmp_path / "u.h5", train=False)
     with pytest.raises(UsageError, match="no existing folder"):
         usps.create_usps_h5(tmp_path / "u.h5", raw_dir=tmp_path / "nothing")
     assert not (tmp_path / "u.h5").exists()
+
+
+def test_the_user_s_files_are_copied(tmp_path, monkeypatch):
+    """The next shell needs no variable; an altered file is not taken over."""
+    values = np.tile(np.linspace(-1, 1, 256), (4, 1))
+    lines = "".join(f"{k} {' '.join(map(str, row))}\n" for k, row in enumerate(values))
+    content = gzip.compress(lines.encode())
+    monkeypatch.setitem(usps.SHA256, "zip.test.gz", hashlib.sha256(content).hexdigest())
+    (tmp_path / "zip.test.gz").write_bytes(content)
+    own = tmp_path / "own"
+    monkeypatch.setattr(usps, "RAW_FOLDER", own)
+    monkeypatch.setenv("DJSW_RAW_USPS", str(tmp_path))
+    usps.create_usps_h5(tmp_path / "u.h5", train=False)
+    assert [path.name for path in own.iterdir()] == ["zip.test.gz"]
+    assert (own / "zip.test.gz").read_bytes() == content
+    monkeypatch.delenv("DJSW_RAW_USPS")
+    usps.create_usps_h5(tmp_path / "v.h5", train=False, download=False)
+    assert (tmp_path / "u.h5").read_bytes() == (tmp_path / "v.h5").read_bytes()
+
+    (own / "zip.test.gz").unlink()
+    (tmp_path / "zip.test.gz").write_bytes(content + b" ")
+    monkeypatch.setenv("DJSW_RAW_USPS", str(tmp_path))
+    with pytest.raises(RunError, match="expected"):
+        usps.create_usps_h5(tmp_path / "w.h5", train=False)
+    assert not list(own.iterdir())
 
 
 COUNTS = {

@@ -13,13 +13,15 @@ from conftest import write_h5
 from PIL import Image
 
 from DJSW import main as djsw
-from DJSW.pipelines import DATASETS, build_model, open_split
+from DJSW.networks import build_model
+from DJSW.pipelines import DATASETS, open_split
 from utils import metrics
 from utils.errors import UsageError
 from utils.records.evaluation import read_evaluation
 from utils.records.files import exclusive_output
+from utils.records.provenance import without_nan
 from utils.report import figures
-from utils.report.evaluation_page import evaluation_page
+from utils.report.evaluation_page import evaluation_page, evaluation_summary
 from utils.statistics.measure import measure
 
 random = np.random.default_rng(0)
@@ -267,6 +269,8 @@ def test_undefined_numbers_are_dashes(measured):
     record |= measure(constant(0, 1), np.zeros(1, int), [4, 5, 6, 7])
     page = evaluation_page(record | {"classes": [4, 5, 6, 7]})
     assert "| R²             | -      | -                |" in page
+    record |= without_nan(record)  # as on the disk
+    assert f"\nR²{'':33}-   -\n" in evaluation_summary(record)
 
 
 def test_damaged_evaluations_are_refused(measured):

@@ -26,6 +26,14 @@ def test_same_digits_give_same_bytes_and_are_written_once(raw_mnist, tmp_path):
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == before
 
 
+def test_color_images_are_refused(tmp_path):
+    """The dataset could not read them."""
+    color = h5_files.RawSplit(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.uint8), "mine", {})
+    with pytest.raises(RunError, match=r"mine: images \(2, 8, 8, 3\), expected gray ones"):
+        h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, lambda: color)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("contents", ["test split", "other digits", "altered", "not hdf5"])
 def test_file_with_other_contents_is_replaced(raw_mnist, tmp_path, contents):
     raw_mnist.mkdir()

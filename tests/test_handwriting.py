@@ -7,7 +7,8 @@ import torchvision
 from pictures import MNIST, USPS, WEIGHTS, drawn, files
 from PIL import Image, ImageDraw
 
-from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from DJSW.networks import build_model
+from DJSW.pipelines import DATASETS, PEOPLE
 from utils.handwriting import UnreadableImage, prepare_image, read_image
 from utils.records.checkpoint import load_checkpoint
 from utils.records.files import ROOT

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ import numpy as np
 import processes
 import pytest
 import torch
-from conftest import Call, clean_environment, exit_status, write_datasets
+from conftest import ROOT, Call, clean_environment, exit_status, write_datasets
 
 from DJSW.main import main
-from DJSW.pipelines import DATASETS, PEOPLE, build_model
+from DJSW.networks import build_model
+from DJSW.pipelines import DATASETS, PEOPLE
 from models.smlp import SMLP
+from utils.engine.checkpointer import Checkpointer
 from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
 from utils.report.tables import title
 
@@ -151,7 +155,8 @@ def test_earlier_network_of_three_hidden_layers_is_named(call, tmp_path):
     torch.save(SMLP(hidden_layers=3).state_dict(), tmp_path / "earlier.pt")
     status, out, _ = call("--load_checkpoint", tmp_path / "earlier.pt")
     assert status == 0
-    assert "these weights are SMLP 784-77-77-77-6" in out
+    assert "sigurd evaluates SMLP 784-77-77-77-6 on" in out
+    assert "note        sigurd's entry is SMLP 784-77-77-77-77-6 with 78,931 parameters" in out
     metrics = json.loads((call.out / "e_metrics.json").read_text())
     assert metrics["model"]["arguments"]["hidden_layers"] == 3
 
@@ -463,3 +468,39 @@ def test_help_is_derived_from_the_tables_and_needs_no_torch(capsys):
     assert result.stdout.splitlines()[-1] == "False False"
     for word in (*PEOPLE, *DATASETS, "--resume"):
         assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"), [("--num-epochs", "--num_epochs"), ("--expname=x", "--exp_name")]
+)
+def test_a_misspelled_flag_gets_the_one_that_was_meant(call, flag, meant):
+    refused(call("--train", flag), f"did you mean {meant}?")
+
+
+def test_a_flag_like_no_other(call):
+    status, _, error = call("--train", "--xyzzy")
+    assert status == 2 and "did you mean" not in error
+
+
+def test_version(capsys):
+    assert exit_status(main, "--version") == 0
+    first, packages = capsys.readouterr().out.splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert re.fullmatch(
+        rf"DJSW {project['version']}, commit ([0-9a-f]{{7}}|unknown)( with.*)?", first
+    )
+    assert f"torch {torch.__version__.partition('+')[0]}" in packages
+
+
+def test_a_signal_after_the_last_step_is_told(call, monkeypatch):
+    finish = Checkpointer.finish
+
+    def finish_late(checkpointer: Checkpointer) -> None:
+        signal.raise_signal(signal.SIGINT)
+        finish(checkpointer)
+
+    monkeypatch.setattr(Checkpointer, "finish", finish_late)
+    status, out, error = call("--train", "--num_epochs", 1)
+    assert (status, error) == (0, "")
+    assert "note        SIGINT came after the last step: nothing is lost" in out
+    assert json.loads((call.out / "e_run.json").read_text())["status"] == "finished"

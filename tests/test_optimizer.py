@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from DJSW.pipelines import PEOPLE, build_model
+from DJSW.networks import build_model
+from DJSW.pipelines import PEOPLE
 from utils.engine.optimizer import Adam
 
 

@@ -15,7 +15,8 @@ from pictures import MNIST, USPS, WEIGHTS, drawn, files
 from PIL import Image
 
 from DJSW import predict
-from DJSW.pipelines import PEOPLE, build_model, open_split
+from DJSW.networks import build_model
+from DJSW.pipelines import PEOPLE, open_split
 from utils.handwriting import UnreadableImage, check_prepared, prepare_image, read_image
 from utils.records.checkpoint import load_checkpoint
 from utils.records.files import ROOT

@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, checkout_files, copy_checkout
 
 from DJSW import recipes, results
-from DJSW.pipelines import PEOPLE, build_model
+from DJSW.networks import build_model
+from DJSW.pipelines import PEOPLE
 from DJSW.recipes import RECIPES
 from utils.records.checkpoint import load_checkpoint, weights_sha256
 from utils.records.evaluation import read_evaluation

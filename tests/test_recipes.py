@@ -36,6 +36,14 @@ def test_flags_change_the_recipe(monkeypatch):
         recipes.settings(parsed("--recipe=tuned"), "mnist_4_9")
 
 
+def test_unknown_schedule(monkeypatch):
+    odd = Recipe(schedule="cosine")
+    monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": odd})
+    sentence = "tuned has the unknown schedule 'cosine'; choose from constant, one_cycle"
+    with pytest.raises(UsageError, match=sentence):
+        recipes.settings(parsed("--recipe=tuned"), "usps_0_6")
+
+
 def test_every_dataset_has_the_standard_recipe():
     assert RECIPES["standard"].keys() <= DATASETS.keys()
     assert RECIPES["standard"].keys() >= RECIPES["tuned"].keys() > set()

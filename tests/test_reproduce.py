@@ -152,6 +152,13 @@ def test_run_from_weights_is_reproduced(ran, capsys):
     assert "identical" in capsys.readouterr().out
 
 
+def test_run_with_other_arguments_is_reproduced(ran, capsys):
+    flags = ["--username=waly", "--exp_name=wide", f"--output_dir={ran}", "--device=cpu"]
+    assert djsw.main([*flags, "--train", "--num_epochs=1", "--set", "hidden_dim=12"]) == 0
+    assert reproduce.main([str(ran / "wide_run.json")]) == 0
+    assert "identical" in capsys.readouterr().out
+
+
 def test_reproduction_as_a_script(checkout, run_script, tmp_path):
     """It uses the recorded number of threads, on which the bits depend, though another is set."""
     write_datasets(checkout / "data" / "processed")

@@ -1,5 +1,6 @@
 """The README's results and the model cards, from records of tiny runs."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from records import changed
 
 from DJSW import main as djsw
 from DJSW import results
-from DJSW.pipelines import DATASETS
+from DJSW.pipelines import DATASETS, PEOPLE
 from DJSW.recipes import RECIPES, Recipe
 
 
@@ -19,8 +20,11 @@ def published(tmp_path, processed, monkeypatch):
     """Runs of waly's network by both recipes, the tuned one with two seeds."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["DJSW/main.py", "--train"])
-    tiny = {name: Recipe(num_epochs=2, batch_size=32, lr=0.01) for name in DATASETS}
-    monkeypatch.setitem(RECIPES, "tuned", tiny)
+    (tmp_path / "git").write_text("0123\n")  # a commit, and no changes
+    monkeypatch.setenv("DJSW_GIT", str(tmp_path / "git"))
+    for recipe in RECIPES:
+        tiny = {name: Recipe(num_epochs=2, batch_size=32, lr=0.01) for name in DATASETS}
+        monkeypatch.setitem(RECIPES, recipe, tiny)
     weights, reports = tmp_path / "weights" / "WMLP", tmp_path / "reports"
     weights.mkdir(parents=True)
     reports.mkdir()
@@ -32,7 +36,7 @@ def published(tmp_path, processed, monkeypatch):
     ):
         flags = ["--username=waly", f"--exp_name={name}"]
         train = [f"--output_dir={weights}", "--train", f"--seed={seed}", f"--recipe={recipe}"]
-        assert djsw.main([*flags, *train, "--num_epochs=2"]) == 0
+        assert djsw.main([*flags, *train]) == 0
         best = f"--load_checkpoint={weights / name}_checkpoint_best.pt"
         (reports / recipe).mkdir(exist_ok=True)
         assert djsw.main([*flags, f"--output_dir={reports / recipe}", best]) == 0
@@ -69,6 +73,7 @@ def test_table_and_card_say_what_the_records_say(published, capsys):
         f"(../../reports/tuned/{best}_report.md)" in card and f"`{best}_checkpoint_best.pt`" in card
     )
     assert f"{accuracy[best]:.4f}" in card and results.LICENSES["usps"] in card
+    assert "--everyone" not in card
     assert results.main([]) == 0
     assert capsys.readouterr().out == ""  # nothing is out of date
 
@@ -76,7 +81,7 @@ def test_table_and_card_say_what_the_records_say(published, capsys):
 def test_missing_files_are_reported(published, capsys):
     (published / "reports" / "tuned" / "wmlp_tuned_2_metrics.json").unlink()
     assert results.main([]) == 2
-    assert "wmlp_tuned_2 is not evaluated" in capsys.readouterr().err
+    assert "wmlp_tuned_2_metrics.json is missing" in capsys.readouterr().err
     (published / "weights" / "WMLP" / "wmlp_tuned_2_run.json").unlink()
     (published / "README.md").write_text("nothing")
     assert results.main([]) == 2
@@ -86,8 +91,8 @@ def test_missing_files_are_reported(published, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"status": "stopped by SIGINT"}, "that is stopped by SIGINT"),
-        ({"settings": {"recipe": "standard"}}, "by the recipe 'standard'"),
+        ({"status": "stopped by SIGINT"}, "status is stopped by SIGINT, expected finished"),
+        ({"settings": {"recipe": "standard"}}, "recipe is standard, expected tuned"),
         ({"username": "dennis"}, None),
         ({"dataset": {"name": "mnist_0_3"}}, None),
     ],
@@ -104,6 +109,57 @@ def test_only_finished_runs_of_the_recipe_count(published, capsys, change, messa
     else:
         (tuned,) = [each for each in results.results()["waly"] if each.recipe == "tuned"]
         assert list(tuned.runs) == ["wmlp_tuned_1"]
+
+
+def test_only_runs_by_recipe_and_entry_from_committed_code_are_published(
+    published, capsys, monkeypatch
+):
+    path, readme = published / "weights" / "WMLP" / "wmlp_tuned_2_run.json", published / "README.md"
+    before = path.read_text(), readme.read_text()
+    start = {"file": "a.pt", "sha256": "0"}
+    for change, message in (
+        (lambda r: r["settings"].update(num_epochs=1), "settings.num_epochs is 1, expected 2"),
+        (lambda r: r["settings"].pop("seed"), "settings.seed is None, expected any number"),
+        (lambda r: r["settings"].update(patience=3), "settings.patience is 3, expected None"),
+        (
+            lambda r: r["settings"].update(augmentation={"nodes": 6}),
+            "settings.augmentation.nodes is 6, expected None",
+        ),
+        (lambda r: r.update(starting_weights=start), "starting_weights.file is a.pt, expected"),
+        (
+            lambda r: r["model"]["arguments"].update(hidden_dim=50),
+            "arguments.hidden_dim is 50, expected 100",
+        ),
+        (
+            lambda r: r["sessions"][0]["git"].update(changed=True),
+            "sessions.0.git.changed is True, expected False",
+        ),
+        (
+            lambda r: r["sessions"].append(r["sessions"][0] | {"git": None}),
+            "sessions.1.git.changed is None, expected False",
+        ),
+    ):
+        changed(path, change)
+        assert results.main([]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {path} cannot be published: {message}")
+        assert len(err.splitlines()) == 1 and "train it again by the recipe 'tuned'" in err
+        path.write_text(before[0])
+    wider = dataclasses.replace(PEOPLE["waly"], arguments={"hidden_dim": 128})
+    monkeypatch.setitem(PEOPLE, "waly", wider)
+    assert results.main([]) == 2
+    assert "arguments.hidden_dim is 100, expected 128" in capsys.readouterr().err
+    assert readme.read_text() == before[1]
+
+
+def test_cards_name_only_files_that_exist(published):
+    (tuned,) = [each for each in results.results()["waly"] if each.recipe == "tuned"]
+    (published / "reports" / "tuned" / f"{tuned.name}_report.md").unlink()
+    (published / "weights" / "WMLP" / "wmlp_standard_mnist_0_3_run.json").touch()
+    assert results.main([]) == 0
+    card = (published / "weights" / "WMLP" / "README.md").read_text()
+    assert "standard_report.md" in card and f"{tuned.name}_report.md" not in card
+    assert "Other checkpoints in this folder are those of `compare.py --everyone`" in card
 
 
 def test_every_source_has_a_license():

@@ -1,13 +1,15 @@
 """What every command shares: a parser with one-sentence errors, and the exit statuses."""
 
 import argparse
+import ast
+import difflib
 import math
 import os
 import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from utils.distributed.environment import env_rank
 from utils.errors import PeerAborted, RunError, Stopped, UsageError
@@ -20,7 +22,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with the message, once for all ranks: they were given the same flags."""
+        """Exit with the message, once for all ranks: they were given the same flags.
+
+        An unknown flag gets the one that was probably meant.
+        """
+        for word in message.split() if message.startswith("unrecognized arguments") else ():
+            flag = word.partition("=")[0]
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            for meant in difflib.get_close_matches(flag, known, 1) if flag[0] == "-" else ():
+                message += f"; for {flag}, did you mean {meant}?"
         text = f"error: {message} (--help lists the flags)\n"
         self.exit(UsageError.exit_status, None if env_rank() else text)
 
@@ -117,6 +127,23 @@ def positive_float(text: str) -> float:
     if not (math.isfinite(number) and number > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
     return number
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Accept ``NAME=VALUE``, the value a number, True, False or None, or else a word.
+
+    >>> assignment("hidden_size=128"), assignment("activation=relu")
+    (('hidden_size', 128), ('activation', 'relu'))
+    """
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as hidden_size=128")
+    try:
+        literal = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        literal = value
+    plain = literal is None or isinstance(literal, (bool, int, float))
+    return name, literal if plain else value
 
 
 def digits(text: str) -> tuple[int, ...]:

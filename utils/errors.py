@@ -13,6 +13,10 @@ class RunError(Exception):
     exit_status = 1
 
 
+class MissingData(RunError):
+    """Raw files that are neither there nor can be downloaded."""
+
+
 class Diverged(RunError):
     """A loss that is not finite."""
 

@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 import in_memory
 import torch
 
-from DJSW.pipelines import build_model, open_split
+from DJSW.networks import build_model
+from DJSW.pipelines import open_split
 from DJSW.recipes import RECIPES, Settings
 from DJSW.train import split_rows
 from utils.distributed.device import device_name

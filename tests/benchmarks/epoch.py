@@ -37,7 +37,8 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from datasetprep.create_mnist_dataset import RAW_FOLDER
-from DJSW.pipelines import PROCESSED, build_model, open_split
+from DJSW.networks import build_model
+from DJSW.pipelines import PROCESSED, open_split
 from DJSW.recipes import Settings
 from DJSW.train import train_epoch
 from utils.distributed.device import device_name

@@ -27,7 +27,8 @@ import torch
 from PIL import Image
 
 from DJSW.evaluate import measure
-from DJSW.pipelines import DATASETS, build_model, open_split
+from DJSW.networks import build_model
+from DJSW.pipelines import DATASETS, open_split
 from utils import metrics
 from utils.distributed.device import device_name
 from utils.engine.batches import load_rows, predict

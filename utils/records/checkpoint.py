@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 
 from utils.errors import UsageError
+from utils.records.evaluation import DatasetName, ModelRecord
 from utils.records.files import FileRecord, atomic_write, relative_to_root, sha256_of
+from utils.records.typed import check_type
 
 FORMAT = "djsw-checkpoint-1"
 #: Keys under which other programs keep a state dict.
@@ -23,13 +25,37 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
 
 
+class CheckpointMetadata(TypedDict):
+    """Metadata of a checkpoint; ``classes`` are the digits in the order of the logits.
+
+    A run also writes the optional fields and those of its session, which nothing reads.
+    """
+
+    model: ModelRecord
+    dataset: DatasetName
+    classes: list[int]
+    exp_name: NotRequired[str]
+    username: NotRequired[str]
+    settings: NotRequired[Mapping[str, object]]
+    starting_weights: NotRequired[FileRecord | None]
+    epoch: NotRequired[int]
+    metrics: NotRequired[Mapping[str, object]]
+
+
+class _Content(CheckpointMetadata):
+    """The content of a file of :data:`FORMAT`."""
+
+    weights: dict[Any, Any]
+    weights_sha256: str
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint as read: ``metadata`` is empty for a bare state dict."""
 
     path: Path
     weights: dict[str, Tensor]
-    metadata: dict[str, Any]
+    metadata: CheckpointMetadata
 
     def source(self) -> FileRecord:
         """Return the file and its hash, for a record."""
@@ -44,11 +70,7 @@ def cpu_weights(model: nn.Module) -> dict[str, Tensor]:
 def write_checkpoint(
     path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Write CPU ``weights`` and plain ``metadata``, whole or not at all.
-
-    ``metadata`` has at least ``model`` (``name``, ``arguments``), ``dataset`` (``name``) and
-    ``classes``, the digits in the order of the logits.
-    """
+    """Write CPU ``weights`` and :class:`CheckpointMetadata`, whole or not at all."""
     write_plain(
         path,
         {
@@ -95,39 +117,29 @@ def read_plain(path: Path) -> Any:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, or a bare state dict: wrapped, prefixed or from a GPU.
 
-    :raises UsageError: the file is damaged, or is neither.
+    :raises UsageError: the file is damaged, is neither, or has an odd field.
     """
-    content = read_plain(path)
-    metadata: dict[str, Any] = {}
-    expected_hash = None
-    match content:
-        case {
-            "format": str(version),
-            "weights": dict(),
-            "weights_sha256": str(),
-            "model": {"name": str(), "arguments": dict()},
-            "dataset": {"name": str()},
-            "classes": list(),
-        } if version == FORMAT:
-            metadata, content, expected_hash = (
-                content,
-                content["weights"],
-                content["weights_sha256"],
-            )
-            for name in ("format", "weights", "weights_sha256"):
-                del metadata[name]
-        case {"format": version}:
+    content, metadata, expected_hash = read_plain(path), {}, None
+    if isinstance(content, dict) and "format" in content:
+        try:
+            if content["format"] != FORMAT:
+                raise TypeError(f"format is {str(content['format'])[:50]!r}, expected {FORMAT!r}")
+            check_type(content, _Content)
+        except TypeError as error:
             raise UsageError(
-                f"{path} is incomplete, or of the format {version!r}, which this version (it reads "
-                f"{FORMAT!r}) does not know; use the version that wrote it"
-            )
-        case _:
-            content = _unwrapped(content)
+                f"{path} is not a valid checkpoint: {error} (use the version that wrote it)"
+            ) from None
+        metadata = content
+        content, expected_hash = (metadata.pop(name) for name in ("weights", "weights_sha256"))
+        del metadata["format"]
+    else:
+        content = _unwrapped(content)
     if not _is_state_dict(content):
         raise UsageError(f"{path} holds no state dict (parameter names and finite tensors)")
     if expected_hash not in (None, weights_sha256(content)):
         raise UsageError(f"{path} is damaged: its weights are not those that were saved")
-    return Checkpoint(path, {PREFIXES.sub("", name): t for name, t in content.items()}, metadata)
+    weights = {PREFIXES.sub("", name): tensor for name, tensor in content.items()}
+    return Checkpoint(path, weights, cast(CheckpointMetadata, metadata))
 
 
 def _unwrapped(content: Any) -> Any:
@@ -175,11 +187,21 @@ def _parameter(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def describe(model: nn.Module) -> str:
-    """Return name and layer sizes, such as ``SMLP 784-77-77-77-77-6``."""
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    sizes = [linear.in_features for linear in linears[:1]]
-    sizes += [linear.out_features for linear in linears]
-    return f"{type(model).__name__} {'-'.join(map(str, sizes))}".strip()
+    """Return name and layer sizes, such as ``SMLP 784-77-77-77-77-6``; else the name alone."""
+    layers = [
+        module for module in model.modules() if next(module.parameters(False), None) is not None
+    ]
+    name = type(model).__name__
+    if not layers or not all(isinstance(layer, nn.Linear) for layer in layers):
+        return name
+    return "-".join(
+        [f"{name} {layers[0].in_features}", *(f"{each.out_features}" for each in layers)]
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable and frozen parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

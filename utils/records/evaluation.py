@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast, final
 
 import numpy as np
 
@@ -33,18 +33,28 @@ class CheckpointRecord(FileRecord):
 
 
 class ModelRecord(TypedDict):
-    """A network: class name, constructor arguments, layer sizes and number of parameters."""
+    """A network: class name and constructor arguments."""
 
     name: str
     arguments: Mapping[str, object]
+
+
+class EvaluatedModel(ModelRecord):
+    """A network with its layer sizes and number of parameters."""
+
     layers: str
     parameters: int
 
 
-class DatasetRecord(TypedDict):
-    """An HDF5 file, the SHA-256 of its arrays and, of an evaluation, its split: ``test``."""
+class DatasetName(TypedDict):
+    """The dataset of a checkpoint; those of runs also have its file and hashes."""
 
     name: str
+
+
+class DatasetRecord(DatasetName):
+    """An HDF5 file, the SHA-256 of its arrays and, of an evaluation, its split: ``test``."""
+
     split: NotRequired[str]
     file: str
     images_sha256: str
@@ -58,7 +68,7 @@ class TrainingRecord(TypedDict):
     """
 
     exp_name: str
-    dataset: DatasetRecord
+    dataset: DatasetName
     settings: Mapping[str, object]
     starting_weights: FileRecord | None
     saved: str | None
@@ -111,7 +121,7 @@ class DeviceRecord(TypedDict):
 
 
 class SessionRecord(TypedDict):
-    """Provenance of a process; of a resumed run, ``source`` only where it has changed."""
+    """Provenance of a process; ``change`` is what differs from a run's session before it."""
 
     command: str
     started: str
@@ -121,6 +131,7 @@ class SessionRecord(TypedDict):
     device: DeviceRecord
     source: NotRequired[dict[str, str]]
     source_sha256: NotRequired[str]
+    change: NotRequired[str | None]
 
 
 class EvaluationMetadata(TypedDict):
@@ -132,13 +143,14 @@ class EvaluationMetadata(TypedDict):
     format: str
     exp_name: str
     username: str
-    model: ModelRecord
+    model: EvaluatedModel
     checkpoint: CheckpointRecord
     training: TrainingRecord | None
     dataset: DatasetRecord
     classes: list[int]
 
 
+@final
 class EvaluationRecord(EvaluationMetadata, Results):
     """The content of ``{exp_name}_metrics.json``."""
 
@@ -226,7 +238,6 @@ def read_evaluation(path: Path) -> Evaluation:
     content = predictions.read_bytes()
     if hashlib.sha256(content).hexdigest() != record["predictions_sha256"]:
         raise UsageError(f"{predictions} does not hold the predictions of {path} ({AGAIN})")
-    lines = content.decode().splitlines()
     header, *lines = content.decode().splitlines()
     used = [header.split(",").index(name) for name in ("digit", "predicted")]
     columns = np.loadtxt(lines, np.int64, delimiter=",", usecols=used, ndmin=2)
@@ -247,7 +258,11 @@ def _read_record(path: Path) -> EvaluationRecord:
         whole = with_digest(record)
         if record != whole:
             raise ValueError("it was changed")
-    except (ValueError, TypeError, RecursionError) as error:
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path} is missing (evaluate its checkpoint under that --exp_name)"
+        ) from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path} is not a valid metrics file of an evaluation: {error} (give a …_metrics.json)"
         ) from None

@@ -109,6 +109,12 @@ def atomic_write(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, *, exclusive: bool = False) -> None:
+    """Write ``text`` as UTF-8, whole or not at all; raises as :func:`atomic_write` does."""
+    with atomic_write(path, exclusive=exclusive) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def name_file_in_errors(path: Path) -> Iterator[None]:
     """Add ``path`` to errors of the system, such as a full disk, that name no file."""

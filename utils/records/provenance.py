@@ -10,13 +10,14 @@ import platform
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.records.files import ROOT, atomic_write, relative_to_root, sha256_of
+from utils.records.files import ROOT, relative_to_root, sha256_of, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -148,6 +149,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+def project_version() -> str:
+    """Return the version that ``pyproject.toml`` has."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the innermost values, each with its names joined by dots."""
     for name, value in values.items():
@@ -159,10 +166,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def write_json(path: Path, content: Mapping[str, Any], *, exclusive: bool = False) -> None:
     """Write ``content`` as JSON, whole or not at all; NaN, which JSON lacks, becomes null."""
-    with atomic_write(path, exclusive=exclusive) as temporary:
-        temporary.write_text(
-            json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8"
-        )
+    text = json.dumps(without_nan(content), indent=2, allow_nan=False)
+    write_text(path, text + "\n", exclusive=exclusive)
 
 
 def without_nan(value: Any) -> Any:

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast, final
 
 from utils.errors import UsageError
-from utils.records.evaluation import DatasetRecord, SessionRecord
+from utils.records.evaluation import DatasetRecord, ModelRecord, SessionRecord
 from utils.records.files import FileRecord
 from utils.records.typed import check_type
 
@@ -30,11 +30,13 @@ class RunResults(TypedDict):
     last: EpochResult
 
 
+@final
 class Run(TypedDict):
     """The content of a record; ``status`` is running, stopped, failed or finished."""
 
     exp_name: str
     username: str
+    model: ModelRecord
     dataset: DatasetRecord
     settings: dict[str, Any]
     starting_weights: FileRecord | None

@@ -55,9 +55,8 @@ def evaluation_summary(record: EvaluationRecord) -> str:
 
     def metrics(values: MetricValues) -> list[str]:
         return [
-            f"{title(name):<28}{value:8.4f}   {low:.4f} to {high:.4f}"
+            f"{title(name):<28}{number(value):>8}   {interval(record['intervals'][name])}"
             for name, value in values.items()
-            for low, high in [record["intervals"][name]]
         ]
 
     digits: list[tuple[str, ...]] = [("digit", "precision", "recall", "f1", "images")]

@@ -184,18 +184,38 @@ def _entries(evaluations: Sequence[Evaluation]) -> list[Entry]:
     entries: list[Entry] = []
     for members in _group(evaluations, _settings_key):
         seeds = _group(members, lambda member: member.seed)
-        weights = [{each.record["checkpoint"]["sha256"] for each in seed} for seed in seeds]
+        runs = tuple(run for seed in seeds if (run := _run_of_group(seed, members)))
         # Different weights of one seed come from different code: such runs are not grouped.
-        if len(seeds) > 1 and all(len(hashes) == 1 for hashes in weights):
-            runs = tuple(seed[0] for seed in seeds)
+        if len(seeds) == len(runs) > 1:
             entries.append(Entry(_group_name(runs), runs))
-            members = [each for seed in seeds for each in seed[1:]]
-        entries += [Entry(member.record["exp_name"], (member,)) for member in members]
+            rest = [each for each in members if not any(each is run for run in runs)]
+            entries += [
+                Entry(f"{each.record['exp_name']} (seed {each.seed} again)", (each,))
+                for each in rest
+            ]
+        else:
+            entries += [Entry(each.record["exp_name"], (each,)) for each in members]
     names = Counter(entry.name for entry in entries)
     return [
         entry if names[entry.name] == 1 else replace(entry, name=_unique_name(entry))
         for entry in entries
     ]
+
+
+def _run_of_group(seed: Sequence[Evaluation], members: Sequence[Evaluation]) -> Evaluation | None:
+    """Return the run of one seed that belongs to the group: the one named like most members.
+
+    None if several with different weights are.
+    """
+    stem = Counter(_stem(member) for member in members).most_common(1)[0][0]
+    named = [each for each in seed if _stem(each) == stem] or list(seed)
+    return named[0] if len({each.record["checkpoint"]["sha256"] for each in named}) == 1 else None
+
+
+def _stem(evaluation: Evaluation) -> str:
+    """Return the name of the run without the number of the seed or the array task."""
+    training = evaluation.record["training"]
+    return re.sub(r"[_.-]*[0-9]+$", "", training["exp_name"]) if training else ""
 
 
 def _settings_key(evaluation: Evaluation) -> str:
@@ -212,7 +232,7 @@ def _group_name(runs: Sequence[Evaluation]) -> str:
     """Return the common name of runs whose names differ in the seed or the array task."""
     trainings = [training for run in runs if (training := run.record["training"])]
     first, saved = trainings[0]["exp_name"], trainings[0]["saved"] or "of unknown epochs"
-    stems = {re.sub(r"[_.-]*[0-9]+$", "", training["exp_name"]) for training in trainings}
+    stems = {_stem(run) for run in runs}
     name = stems.pop() if len(stems) == 1 else ""
     epoch = "" if saved == "best" else f", {saved}"
     return f"{name or first + '…'} ({len(runs)} seeds{epoch})"

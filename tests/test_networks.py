@@ -1,0 +1,272 @@
+"""Networks: built, tried on a batch, and the sentences that mistakes of one's own get."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from DJSW import networks
+from DJSW.main import main
+from DJSW.networks import build_model, identify_checkpoint, model_arguments
+from DJSW.pipelines import DATASETS, PEOPLE, Person, open_split
+from utils.errors import UsageError
+from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
+
+CNN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes, channels=4):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.MaxPool2d(4),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(channels * 16, classes),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+@pytest.fixture
+def anna(tmp_path, processed, capsys, monkeypatch):
+    """Call the command as a new person, with her network and the fields of her entry."""
+    root = tmp_path / "root"
+    (root / "own").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(networks, "ROOT", root)
+    monkeypatch.syspath_prepend(root)
+
+    def call(*flags: object, text: str = CNN, entry: Any = None, train: bool = True):
+        (root / "own" / "net.py").write_text(text)
+        fields = {"model": "own.net:Net", "dataset": "usps_0_6", "output_argument": "classes"}
+        monkeypatch.setitem(PEOPLE, "anna", Person(**{**fields, **(entry or {})}))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+            del sys.modules[name]
+        argv = ["--username=anna", "--exp_name=e", f"--output_dir={tmp_path / 'out'}"]
+        argv += ["--train", "--num_epochs=1"] if train else []
+        status = main([*argv, *map(str, flags)])
+        return status, *capsys.readouterr()
+
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    yield call
+    sys.dont_write_bytecode = before
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        del sys.modules[name]
+
+
+#: Mistake -> (replacement in the network, changed fields of the entry, flags, parts of the error).
+MISTAKES: dict[str, tuple[tuple[str, str], dict[str, Any], list[str], list[str]]] = {
+    "no such module": (
+        ("", ""),
+        {"model": "own.nett:Net"},
+        [],
+        ["DJSW/pipelines.py: anna's network 'own.nett:Net'", "No module named 'own.nett'"],
+    ),
+    "no such class": (("", ""), {"model": "own.net:Nett"}, [], ["has no attribute 'Nett'"]),
+    "no colon": (("", ""), {"model": "own.net.Net"}, [], ["not of the form 'module:Class'"]),
+    "no class": (("", ""), {"model": "own.net:nn"}, [], ["not a class of torch.nn.Module"]),
+    "syntax": (
+        ("nn.ReLU(),", "nn.ReLU("),
+        {},
+        [],
+        ["own/net.py, line ", "cannot be imported: SyntaxError"],
+    ),
+    "missing import": (
+        ("from torch import nn", "import torchh"),
+        {},
+        [],
+        ["own/net.py, line 2: ", "No module named 'torchh'"],
+    ),
+    "dataset": (("", ""), {"dataset": "usps"}, [], ["'usps' is not in DATASETS", "usps_0_6"]),
+    "argument missing": (
+        ("channels=4", "channels"),
+        {},
+        [],
+        ["the entry of anna does not fit Net(classes, channels)", "'channels'"],
+    ),
+    "argument unknown": (
+        ("", ""),
+        {"input_argument": "inputs"},
+        [],
+        ["unexpected keyword argument 'inputs'", "mend input_argument"],
+    ),
+    "constructor": (
+        ("channels * 16,", "channels * width,"),
+        {},
+        [],
+        ["own/net.py, line 14: Net cannot be built", "NameError: name 'width' is not defined"],
+    ),
+    "classes": (
+        ("16, classes)", "16, 6)"),
+        {},
+        [],
+        ["gives (2, 6) for images (2, 1, 16, 16) of usps_0_6, expected (2, 7)"],
+    ),
+    "size of a layer": (
+        ("channels * 16,", "channels * 49,"),
+        {},
+        [],
+        ["own/net.py, line 18: Net fails", "mat1 and mat2 shapes cannot be multiplied"],
+    ),
+    "no flatten": (("            nn.Flatten(),\n", ""), {}, [], ["line 17: Net fails"]),
+    "nothing returned": (("return self", "self"), {}, [], ["gives None", "expected (2, 7)"]),
+    "nothing to train": (
+        ("        self.layers = ", "        self.layers = nn.Flatten()\n        unused = "),
+        {},
+        [],
+        ["no parameters to train"],
+    ),
+    "set unknown": (
+        ("", ""),
+        {},
+        ["--set=chanels=8"],
+        ["no argument 'chanels'; it has classes, channels"],
+    ),
+    "set by the dataset": (
+        ("", ""),
+        {},
+        ["--set=classes=8"],
+        ["classes is 7 by the dataset usps_0_6"],
+    ),
+    "set to a word": (
+        ("", ""),
+        {},
+        ["--set", "channels=x"],
+        ["cannot be built", "'channels': 'x'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_sentence_and_leave_nothing(anna, tmp_path, mistake, check):
+    (before, after), entry, flags, parts = MISTAKES[mistake]
+    assert before in CNN
+    text = CNN.replace(before, after) if before else CNN
+    status, _, error = anna(*flags, *["--check"] * check, text=text, entry=entry)
+    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1, error
+    for part in parts:
+        assert part in error
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_cnn_trains_without_input_argument(anna, tmp_path):
+    status, out, error = anna("--batch_size=4")
+    assert (status, error) == (0, "") and "warning" not in out
+    assert "anna trains Net on usps_0_6\nparameters  503\n" in out
+    weights = tmp_path / "out" / "e_checkpoint_best.pt"
+    assert identify_checkpoint(load_checkpoint(weights)) == ("anna", "usps_0_6")
+    status, out, error = anna(f"--load_checkpoint={weights}", train=False)
+    assert (status, error) == (0, "") and "note" not in out
+
+
+def test_trying_a_network_changes_nothing(anna, monkeypatch):
+    anna("--check")  # her entry and module
+    model, _ = build_model("anna", "usps_0_6")
+    before, random = weights_sha256(model.state_dict()), torch.get_rng_state()
+    networks.try_model(model, "anna", "usps_0_6", train=True)
+    assert weights_sha256(model.state_dict()) == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_arguments_of_entry_and_flag(anna, tmp_path):
+    status, out, _ = anna("--set=channels=3", entry={"arguments": {"channels": 2}})
+    assert status == 0 and f"parameters  {3 * 10 + 6 + 48 * 7 + 7}\n" in out
+    weights = tmp_path / "out" / "e_checkpoint_best.pt"
+    assert load_checkpoint(weights).metadata["model"]["arguments"] == {"classes": 7, "channels": 3}
+    assert model_arguments("anna", "usps_0_6") == {"classes": 7, "channels": 2}
+    status, _, error = anna("--resume", "--num_epochs=2")
+    assert status == 2 and "with model.arguments.channels 3, not 4" in error
+    status, out, error = anna("--resume", "--num_epochs=2", "--set=channels=3")
+    assert status == 0 and "resumed" in out, error
+    status, out, _ = anna(f"--load_checkpoint={weights}", train=False)
+    assert status == 0
+    assert "note        anna's entry is Net with 503 parameters; these weights are another" in out
+
+
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_a_softmax_is_a_warning(anna, probabilities):
+    text = CNN.replace("self.layers(x)", "self.layers(x).softmax(1)") if probabilities else CNN
+    status, out, error = anna("--check", text=text)
+    assert (status, error) == (0, "")
+    assert ("warning     Net returns probabilities; return logits" in out) == probabilities
+
+
+@pytest.mark.parametrize("lr", [1e4, 1e-3])
+def test_a_first_epoch_worse_than_a_guess_is_a_warning(anna, lr):
+    status, out, error = anna(f"--lr={lr}", "--batch_size=4")
+    assert (status, error) == (0, "")
+    assert ("is above 1.9459, that of a guess; change --lr" in out) == (lr > 1)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("username", PEOPLE)
+def test_builds_learns_a_batch_saves_and_loads(username, dataset, processed, tmp_path):
+    torch.manual_seed(0)
+    model, arguments = build_model(username, dataset)
+    images, classes = open_split(dataset, train=True)[:64]
+    assert sorted(set(classes.tolist())) == list(range(len(DATASETS[dataset].digits)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = F.cross_entropy(model(images), classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+    metadata = {
+        "model": {"name": PEOPLE[username].model_name, "arguments": arguments},
+        "dataset": {"name": dataset},
+        "classes": list(DATASETS[dataset].digits),
+    }
+    write_checkpoint(tmp_path / "own.pt", model.state_dict(), metadata)
+    torch.save(model.state_dict(), tmp_path / "bare.pt")
+    for name in ("own.pt", "bare.pt"):
+        again, _ = build_model(username, dataset, load_checkpoint(tmp_path / name))
+        assert weights_sha256(again.state_dict()) == weights_sha256(model.state_dict())
+        with torch.no_grad():
+            assert torch.equal(again.eval()(images), model.eval()(images))
+
+
+def test_checkpoint_of_another_person_classes_or_version(tmp_path):
+    model, arguments = build_model("sigurd", "mnist_4_9")
+    metadata: dict[str, Any] = {
+        "model": {"name": "SMLP", "arguments": arguments},
+        "dataset": {"name": "mnist_4_9"},
+        "classes": [4, 5, 6, 7, 8, 9],
+    }
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, model.state_dict(), metadata)
+    with pytest.raises(UsageError, match="holds SMLP, waly runs WMLP; give --username sigurd"):
+        build_model("waly", "mnist_4_9", load_checkpoint(path))
+    with pytest.raises(UsageError, match=r"\[0, 1, 2, 3\]; give --dataset mnist_4_9"):
+        build_model("sigurd", "mnist_0_3", load_checkpoint(path))
+    metadata["model"]["arguments"] = {**arguments, "unheard_of": 3}
+    write_checkpoint(path, model.state_dict(), metadata)
+    with pytest.raises(UsageError, match="SMLP does not take .*unheard_of"):
+        build_model("sigurd", "mnist_4_9", load_checkpoint(path))
+    for wrong in (-1, "x", 10.5):
+        metadata["model"]["arguments"] = {**arguments, "hidden_size": wrong}
+        write_checkpoint(path, model.state_dict(), metadata)
+        with pytest.raises(UsageError, match="SMLP does not take"):
+            build_model("sigurd", "mnist_4_9", load_checkpoint(path))
+
+
+def test_arguments_are_recorded_with_their_defaults():
+    assert build_model("waly", "usps_0_6")[1] == {
+        "input_dim": 256,
+        "output_dim": 7,
+        "hidden_dim": 100,
+        "negative_slope": 0.01,
+    }
