@@ -1,8 +1,8 @@
 #!/bin/bash
 # Slurm batch script for all runs, without editing: options go to sbatch, flags to DJSW/main.py.
 #
-#   bash run.sh --check --username sigurd --exp_name smlp --output_dir weights/SMLP --train
-#   sbatch run.sh --username sigurd --exp_name smlp --output_dir weights/SMLP --train
+#   bash run.sh --check --username sigurd --exp_name smlp --output_dir reports/scratch --train
+#   sbatch run.sh --username sigurd --exp_name smlp --output_dir reports/scratch --train
 #   sbatch --array=0-9 run.sh …            ten seeds; the task number is added to seed and name
 #   sbatch --partition=standard-g --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 run.sh …
 #   sbatch run.sh DJSW/reproduce.py …      another command than DJSW/main.py
@@ -53,10 +53,17 @@ for argument; do
 done
 typed=
 [[ ${#flags[@]} -gt 0 ]] && typed=$(printf ' %q' "${flags[@]}")
+script=DJSW/main.py
+if [[ ${flags[0]:-} == *.py ]]; then
+    script=${flags[0]}
+    flags=("${flags[@]:1}")
+fi
+directly="uv run $script"
+[[ ${#flags[@]} -gt 0 ]] && directly+=$(printf ' %q' "${flags[@]}")
 batch= # Slurm runs a copy of this script under its own name
 [[ ${0##*/} == slurm_script ]] && batch=yes
 if [[ -z $check && -z $batch && (-z ${SLURM_JOB_ID:-} || -n ${SLURM_STEP_ID:-}) ]]; then
-    fail "run.sh is for the queue; type  sbatch run.sh$typed  (without Slurm:  uv run DJSW/main.py$typed)"
+    fail "run.sh is for the queue; type  sbatch run.sh$typed  (without Slurm:  $directly)"
 fi
 
 # The copy is in Slurm's spool folder; the repository is the submission folder.
@@ -117,12 +124,7 @@ export PYTHONNOUSERSITE=1
 # Without buffering, the log is up to date.
 export PYTHONUNBUFFERED=1
 
-script=DJSW/main.py
-if [[ ${flags[0]:-} == *.py ]]; then
-    script=${flags[0]}
-    flags=("${flags[@]:1}")
-    [[ -f $script ]] || fail "$PWD/$script does not exist"
-fi
+[[ -f $script ]] || fail "$PWD/$script does not exist"
 trains=
 [[ $script == DJSW/main.py && " ${flags[*]} " == *" --train "* ]] && trains=yes
 
@@ -130,8 +132,13 @@ if [[ $check ]]; then
     echo "account     ${account:-none}"
     echo "container   $container"
     "${python[@]}" "$script" "${flags[@]}" --check || exit
+    if ! command -v sbatch >/dev/null; then
+        echo "no Slurm    there is no sbatch on PATH: submit on a login node, or run it here:  $directly"
+        exit
+    fi
+    [[ $cluster ]] || fail "no Slurm cluster answers (scontrol show config); submit on a login node, or run it here:  $directly"
     # Asks whether Slurm would accept the job, without submitting it.
-    if command -v sbatch >/dev/null; then sbatch --test-only "$0" || exit 2; fi
+    sbatch --test-only "$0" || exit 2
     echo "to submit   sbatch run.sh$typed"
     exit
 fi

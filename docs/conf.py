@@ -1,4 +1,6 @@
-"""Sphinx configuration: ``uv run sphinx-build docs docs/_build`` writes ``docs/_build/index.html``.
+"""Sphinx configuration: ``uv run --group docs sphinx-build docs docs/_build`` writes the site.
+
+Its first page is ``docs/_build/index.html``.
 
 The README, contributing, changelog, model cards and report pages are copied here first, so that the
 site includes them and checks links to them, and the page of flags is generated. Git ignores all of
@@ -23,6 +25,8 @@ exclude_patterns = ["_build", ".*"]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 #: Copied from the repository's root, with the pictures that the pages show.
 COPIED = (*PAGES, "reports/**/*.md", "reports/**/*.png", "weights/*/*.md", "weights/*/*.png")
+#: Folders of ``reports/`` that git ignores.
+NOT_COPIED = {"scratch", "reproduced"}
 suppress_warnings = ["toc.not_included"]  # reports are reached by links
 html_theme = "furo"
 
@@ -42,7 +46,10 @@ def copy_pages() -> None:
         shutil.rmtree(DOCS / folder, ignore_errors=True)
     for pattern in COPIED:
         for path in ROOT.glob(pattern):
-            copy = DOCS / path.relative_to(ROOT)
+            name = path.relative_to(ROOT)
+            if NOT_COPIED.intersection(name.parts):
+                continue
+            copy = DOCS / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import processes
@@ -35,6 +36,12 @@ PAGES = ["README.md"] + [
 ]
 #: Commands that run the tests, and so would start themselves.
 OWN = ("uv run pytest", ".ci/run")
+#: An identity for commits.
+COMMITTER = {
+    f"GIT_{who}_{what}": text
+    for who in ("AUTHOR", "COMMITTER")
+    for what, text in (("NAME", "reader"), ("EMAIL", "reader@example.org"))
+}
 BLOCK = re.compile(r"(<!-- needs LUMI -->\n)?```bash\n(.*?)```", re.DOTALL)
 
 
@@ -47,7 +54,7 @@ def commands(page: str) -> list[str]:
 
 @pytest.fixture
 def clone(tmp_path):
-    """A checkout with results and tiny datasets, in which ``uv run`` runs this Python."""
+    """A clone with results and tiny datasets, in which ``uv run`` runs this Python."""
     folder = copy_checkout(tmp_path / "clone")
     write_datasets(folder / "data" / "processed")
     shims = tmp_path / "bin"
@@ -56,15 +63,32 @@ def clone(tmp_path):
     with processes.serving() as python:
         for name, text in {
             "pip": '[ "$*" = "install uv" ]',
-            "uv": '[ "$1" = run ] && shift\ncase $1 in\n'
+            "uv": '[ "$1" = run ] && shift\n[ "$1" = --group ] && shift 2\ncase $1 in\n'
             f'*.py) exec {shlex.join(python)} "$@" ;;\n'
             f'*) exec {shlex.quote(str(scripts))}/"$@" ;;\nesac',
         }.items():
             (shims / name).write_text(f"#!/bin/sh\n{text}\n")
             (shims / name).chmod(0o755)
-        environment = clean_environment()
+        environment = clean_environment() | COMMITTER
         environment["PATH"] = f"{shims}{os.pathsep}{environment['PATH']}"
+        git(folder, "init", "--quiet")
+        commit(folder)
         yield folder, environment
+
+
+def git(folder, *arguments):
+    """Run git in a clone and return its output."""
+    environment = clean_environment() | COMMITTER
+    ran = subprocess.run(
+        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def commit(folder):
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=all")
 
 
 def python_blocks(page):
@@ -72,13 +96,14 @@ def python_blocks(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def add_examples(folder):
-    """Add the README's network and person, and the dataset of docs/extending.md."""
-    readme, extending = map(python_blocks, ("README.md", "docs/extending.md"))
-    (folder / "models" / "mine.py").write_text(readme[0])
+def add_examples(folder, page):
+    """Add the network and the person of a page, and its dataset, if it has one."""
+    network, *entries = python_blocks(page)
+    (name,) = re.findall(r'model="models\.(\w+):', entries[0])
+    (folder / "models" / f"{name}.py").write_text(network)
     tables = folder / "DJSW" / "pipelines.py"
     text = tables.read_text()
-    for table, entry in (("PEOPLE = {\n", readme[1]), ("DATASETS = {\n", extending[0])):
+    for table, entry in zip(("PEOPLE = {\n", "DATASETS = {\n"), entries, strict=False):
         assert text.count(table) == 1
         text = text.replace(table, table + entry)
     tables.write_text(text)
@@ -94,10 +119,12 @@ def test_every_command_runs(page, clone, request):
     if "datasetprep/" in "".join(commands(page)):
         shutil.copytree(request.getfixturevalue("raw_data"), folder / "data" / "raw")
     if page in ("README.md", "docs/extending.md"):
-        add_examples(folder)
-    if page == "docs/extending.md":  # continues from the README
-        (folder / "weights" / "MyMLP").mkdir()
+        add_examples(folder, page)
+    if page == "README.md":  # docs/extending.md commits the network itself
+        commit(folder)
     for block in commands(page):
+        if "sphinx-build" in block:  # test_documentation_builds
+            continue
         ran = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=folder,
@@ -107,21 +134,65 @@ def test_every_command_runs(page, clone, request):
             timeout=300,
         )
         assert ran.returncode == 0, f"{block}\n{ran.stdout}\n{ran.stderr}"
-    if page == "README.md":
-        assert (folder / "docs" / "_build" / "index.html").exists()
+    left = git(folder, "status", "--porcelain", "--untracked-files=all").splitlines()
+    if page == "docs/extending.md":  # what is to be published
+        published = r"weights/CNet/|reports/standard/cnet_|weights/\w+/\w+_mine_?|README.md$"
+        left = [line for line in left if not re.match(rf".. ({published})", line)]
+    assert not left, "git lists what a reader of the page leaves"
 
 
-def test_script_from_python_runs(clone, run_script):
-    """The script of docs/python.md trains, evaluates and prints the accuracy."""
+@pytest.mark.docs
+@pytest.mark.skipif(
+    find_spec("sphinx") is None or shutil.which("bash") is None,
+    reason="needs Sphinx (uv run --group docs pytest -m docs) and bash",
+)
+def test_documentation_builds(clone):
+    """The README's command builds the site."""
     folder, environment = clone
-    (block,) = python_blocks("docs/python.md")
-    statements = [line for line in block.splitlines() if line and "import" not in line.split()]
-    assert len(statements) <= 5
-    (folder / "script.py").write_text(block)
-    ran = run_script(folder / "script.py", cwd=folder, env=environment)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    metrics = json.loads((folder / "reports" / "notebook_metrics.json").read_text())
-    assert float(ran.stdout.splitlines()[-1]) == metrics["metrics"]["accuracy"]
+    (command,) = [block for block in commands("README.md") if "sphinx-build" in block]
+    subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True, timeout=300)
+    assert (folder / "docs" / "_build" / "index.html").exists()
+    assert not git(folder, "status", "--porcelain")
+
+
+@pytest.fixture
+def run_block(clone, run_script):
+    """Run a Python block of docs/python.md as a script; return the last line of its output."""
+    folder, environment = clone
+
+    def run(number, most):
+        block = python_blocks("docs/python.md")[number]
+        lines = [line for line in block.splitlines() if line and "import" not in line.split()]
+        assert len(lines) <= most
+        (folder / "script.py").write_text(block)
+        ran = run_script(folder / "script.py", cwd=folder, env=environment)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return (ran.stdout.splitlines() or [""])[-1]
+
+    return run
+
+
+def test_published_network_from_python(clone, run_block, run_script):
+    """The page's ten lines give the metrics of ``DJSW/main.py``; plain torch loads the weights."""
+    folder, environment = clone
+    printed = [float(word) for word in run_block(0, 10).split()]
+    flags = ("--username=sigurd", "--exp_name=same", "--output_dir=reports/scratch")
+    weights = "--load_checkpoint=weights/SMLP/smlp_standard_checkpoint_best.pt"
+    ran = run_script(folder / "DJSW" / "main.py", *flags, weights, cwd=folder, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    metrics = json.loads((folder / "reports/scratch/same_metrics.json").read_text())["metrics"]
+    assert printed == [metrics["accuracy"], metrics["balanced_accuracy"]]
+    assert run_block(1, 3) == ""
+
+
+def test_training_from_python(clone, run_block):
+    """The script of docs/python.md trains, evaluates and prints the accuracy."""
+    folder, _ = clone
+    assert len(python_blocks("docs/python.md")) == 3
+    accuracy = float(run_block(2, 5))
+    record = json.loads((folder / "reports" / "scratch" / "notebook_metrics.json").read_text())
+    assert accuracy == record["metrics"]["accuracy"]
+    assert record["model"]["arguments"]["hidden_size"] == 100
 
 
 def test_no_command_is_left_out():
@@ -149,7 +220,8 @@ def test_drawings_are_up_to_date(tmp_path, monkeypatch):
         assert path.read_text(encoding="utf-8") == text, f"{path}: uv run docs/generate.py"
 
 
-def test_troubleshooting_quotes_messages():
+@pytest.mark.parametrize(("page", "least"), [("troubleshooting.md", 12), ("extending.md", 10)])
+def test_tables_of_errors_quote_messages(page, least):
     """Each quoted message is in the code, its parts in order."""
     code = "".join(
         (ROOT / name).read_text(encoding="utf-8")
@@ -160,9 +232,9 @@ def test_troubleshooting_quotes_messages():
     code = re.sub(r"\{[^{}\n]*\}", "", code)
     others = "the following arguments are required: --output_dir No space left on device"
     others += " error: externally-managed-environment"
-    table = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("| message (`")[2]
     rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
-    assert len(rows) >= 12
+    assert len(rows) >= least
     for row in rows:
         for quoted in re.findall(r"`(.+?)`", row):
             parts = [re.escape(part.strip()) for part in quoted.split("…") if part.strip()]

@@ -127,8 +127,8 @@ MISTAKES: dict[str, tuple[tuple[str, str], dict[str, Any], list[str], list[str]]
     "set unknown": (
         ("", ""),
         {},
-        ["--set=chanels=8"],
-        ["no argument 'chanels'; it has classes, channels"],
+        ["--set=widths=8"],
+        ["no argument 'widths'; it has classes, channels"],
     ),
     "set by the dataset": (
         ("", ""),
