@@ -30,8 +30,9 @@ from utils.records import files
 from utils.records.evaluation import read_evaluation
 from utils.records.files import ROOT, sha256_of
 from utils.records.provenance import code_provenance, write_json
-from utils.records.run import read_run
-from utils.report.comparison_page import chart_rows, comparison_csv, comparison_page
+from utils.records.run import read_run, require_same_run
+from utils.records.typed import shown
+from utils.report.comparison_page import comparison_csv, comparison_page
 from utils.statistics.comparison import TestSet, rank_by_test_set
 
 
@@ -86,22 +87,27 @@ def command(args: argparse.Namespace) -> None:
         "test_sets": [test_set.record() for test_set in compared],
         "session": code_provenance(),
     }
-    with files.exclusive_output(record_file, taken):
-        save(compared, exp_name, folder)
+    with files.exclusive_output(record_file, taken, r"comparison\.(json|md|csv|png)"):
+        save(compared, exp_name, folder, missing)
         write_json(record_file, record, exclusive=True)
     _report_missing(missing)
 
 
-def save(compared: Sequence[TestSet], exp_name: str, folder: Path) -> None:
+def save(
+    compared: Sequence[TestSet], exp_name: str, folder: Path, missing: Mapping[str, str]
+) -> None:
     """Write the page, the table and the chart, and print the page."""
     from utils.report.figures import save_error_rates
 
     page, table, chart = (folder / f"{exp_name}_comparison.{end}" for end in ("md", "csv", "png"))
-    text = comparison_page(compared, exp_name)
+    text = comparison_page(compared, exp_name, missing)
     for path, content in ((page, text), (table, comparison_csv(compared))):
-        with files.atomic_write(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    save_error_rates(chart, f"{exp_name}: test errors", chart_rows(compared))
+        files.write_text(path, content)
+    rows = {
+        each.name: [(entry.name, entry.accuracy, *entry.interval) for entry in each.entries]
+        for each in compared
+    }
+    save_error_rates(chart, f"{exp_name}: test errors", rows)
     print(f"{text}\npage        {page}\ntable       {table}\nchart       {chart}")
 
 
@@ -179,10 +185,13 @@ def is_trained(record_file: Path, args: TrainArguments) -> bool:
     for name, value in {**record["settings"], **record["model"]["arguments"]}.items():
         if value != expected.get(name):
             raise UsageError(
-                f"{record_file} is of a run with {name} {value}, here it is {expected.get(name)}; "
-                "give another --exp_name"
+                f"{record_file} is of a run with {name} {shown(value)}, here it is "
+                f"{expected.get(name)}; give another --exp_name"
             )
-    return record["status"] == "finished"
+    if record["status"] != "finished":
+        return False
+    require_same_run(record_file, record)
+    return True
 
 
 def evaluated(args: EvaluateArguments, missing: dict[str, str], *, check: bool) -> list[Path]:
@@ -195,8 +204,8 @@ def evaluated(args: EvaluateArguments, missing: dict[str, str], *, check: bool) 
     path = Path(args.output_dir) / f"{args.exp_name}_metrics.json"
     if path.exists():
         record = read_evaluation(path).record
-        found = (record["checkpoint"]["sha256"], record["dataset"]["name"])
-        if found != (sha256_of(Path(args.load_checkpoint)), args.dataset):
+        found = (record["exp_name"], record["checkpoint"]["sha256"], record["dataset"]["name"])
+        if found != (args.exp_name, sha256_of(Path(args.load_checkpoint)), args.dataset):
             raise UsageError(
                 f"{path} exists, of other weights or another test set; give another --output_dir"
             )

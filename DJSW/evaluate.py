@@ -12,14 +12,20 @@ import numpy as np
 from torch import nn
 
 from DJSW.arguments import EvaluateArguments
-from DJSW.networks import build_model, try_model
+from DJSW.networks import build_model, model_arguments, try_model
 from DJSW.pipelines import DATASETS, dataset_of, open_split
 from utils.distributed import collectives
 from utils.distributed.device import choose_device
-from utils.engine.batches import load_rows, predict
+from utils.engine.batches import finite_log_probabilities, load_rows, predict
 from utils.errors import UsageError
 from utils.mnist_dataset import MnistH5Dataset
-from utils.records.checkpoint import Checkpoint, count_parameters, describe, load_checkpoint
+from utils.records.checkpoint import (
+    Checkpoint,
+    count_parameters,
+    describe,
+    load_checkpoint,
+    weights_sha256,
+)
 from utils.records.evaluation import (
     FORMAT,
     EvaluationMetadata,
@@ -38,8 +44,14 @@ from utils.records.files import (
     relative_to_root,
 )
 from utils.records.provenance import provenance, resource_usage, write_json
+from utils.records.typed import shown
 from utils.report.evaluation_page import evaluation_page, evaluation_summary
 from utils.statistics.measure import measure
+
+#: Endings of the files that an evaluation owns, after ``{exp_name}_``.
+OWNED = (
+    r"metrics\.json|(predictions|probabilities)\.csv|report\.md|(confusion|reliability|errors)\.png"
+)
 
 
 @dataclass(frozen=True)
@@ -87,19 +99,15 @@ def evaluate_model(args: Any, *, report: bool = True) -> EvaluationResult:
         print(f"device      {collectives.describe_devices(device, devices)}", flush=True)
         started = time.perf_counter()
         logits, classes = predict(job.model.to(device), load_rows(job.data, device), device)
-        if not logits.isfinite().all():
-            raise UsageError(
-                f"{args.load_checkpoint} gives logits that are not finite: its weights are too "
-                "large; give another checkpoint"
-            )
+        log_probabilities = finite_log_probabilities(logits, args.load_checkpoint)
         record = None
         if collectives.rank() == 0:
-            log_probabilities = logits.cpu().double().log_softmax(1).numpy()
             session = provenance(device, devices)
             results = measure(log_probabilities, classes.cpu().numpy(), job.metadata["classes"])
             session |= resource_usage(time.perf_counter() - started, session)
             record = _save(job, results, session, log_probabilities, report=report)
-            print(evaluation_summary(record))
+            if report:
+                print(evaluation_summary(record))
         for ending in ("metrics.json", "predictions.csv", *["report.md"] * report):
             print(f"{ending.partition('.')[0]:<11} {job.path(ending)}")
     page = job.path("report.md") if report else None
@@ -119,18 +127,16 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
     checkpoint = load_checkpoint(find_file(args.load_checkpoint, "--load_checkpoint"))
     dataset = args.dataset or _own_dataset(checkpoint) or dataset_of(args.username)
     model, arguments = build_model(args.username, dataset, checkpoint)
-    try_model(model, args.username, dataset, train=False)
+    try_model(model, args.username, dataset, 2, train=False)
     data = open_split(dataset, train=False)
     layers, parameters = describe(model), count_parameters(model)
     print(f"{args.username} evaluates {layers} on the test set of {dataset}")
     print(f"parameters  {parameters:,}")
     print(f"weights     {checkpoint.path}")
-    entry, _ = build_model(args.username, dataset)
-    if (layers, parameters) != (describe(entry), count_parameters(entry)):
-        print(
-            f"note        {args.username}'s entry is {describe(entry)} with "
-            f"{count_parameters(entry):,} parameters; these weights are another"
-        )
+    usual = model_arguments(args.username, dataset)
+    for name, value in arguments.items():
+        if value != usual.get(name):
+            print(f"note        {name} is {value}, in {args.username}'s entry {usual.get(name)}")
     print(f"data        {data.h5_path}")
     print(f"images      {len(data)}", flush=True)
     metadata: EvaluationMetadata = {
@@ -143,12 +149,17 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
             "layers": layers,
             "parameters": parameters,
         },
-        "checkpoint": {**checkpoint.source(), "epoch": checkpoint.metadata.get("epoch")},
+        "checkpoint": {
+            **checkpoint.source(),
+            "epoch": checkpoint.metadata.get("epoch"),
+            "weights_sha256": weights_sha256(checkpoint.weights),
+        },
         "training": _training(checkpoint),
         "dataset": {
             "name": dataset,
             "split": "test",
             "file": relative_to_root(data.h5_path),
+            "source": data.source,
             "images_sha256": data.sha256["images_sha256"],
             "labels_sha256": data.sha256["labels_sha256"],
         },
@@ -176,7 +187,7 @@ def _save(
             "session": session,
         }
     )
-    with exclusive_output(job.path("metrics.json"), job.taken):
+    with exclusive_output(job.path("metrics.json"), job.taken, OWNED):
         written = {"predictions.csv": predictions}
         if report:
             written["probabilities.csv"] = probabilities_csv(*of_images)
@@ -219,7 +230,7 @@ def _training(checkpoint: Checkpoint) -> TrainingRecord | None:
     ``saved`` is which of the run's checkpoints it is, by its file name: ``best``, ``epoch_10``.
     """
     metadata = checkpoint.metadata
-    if "settings" not in metadata:
+    if not {"exp_name", "settings", "starting_weights"} <= metadata.keys():
         return None
     saved = re.search(r"_checkpoint_(best|epoch_[0-9]+)$", checkpoint.path.stem)
     return {
@@ -234,11 +245,11 @@ def _training(checkpoint: Checkpoint) -> TrainingRecord | None:
 def _own_dataset(checkpoint: Checkpoint) -> str | None:
     if not checkpoint.metadata:
         return None
-    name = str(checkpoint.metadata["dataset"]["name"])
+    name = checkpoint.metadata["dataset"]["name"]
     if name not in DATASETS:
         raise UsageError(
-            f"{checkpoint.path} was trained on {name!r}, which is not in the table of datasets; "
-            f"give --dataset: {', '.join(DATASETS)}"
+            f"{checkpoint.path} was trained on {shown(name)!r}, which is not in the table of "
+            f"datasets; give --dataset: {', '.join(DATASETS)}"
         )
     return name
 

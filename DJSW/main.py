@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 
+from DJSW import __version__
 from DJSW.arguments import Arguments, EvaluateArguments, TrainArguments, add_flag
 from utils import cli
 from utils.distributed.environment import rank_info
@@ -33,13 +34,13 @@ class Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
         """Print them and exit."""
-        from utils.records.provenance import code_provenance, project_version
+        from utils.records.provenance import code_provenance
 
         code = code_provenance()
         git = code["git"] or {"commit": "unknown", "changed": False}
         changes = " with changes that are not committed" * git["changed"]
         packages = ", ".join(f"{name} {version}" for name, version in code["versions"].items())
-        print(f"DJSW {project_version()}, commit {git['commit'][:7]}{changes}\n{packages}")
+        print(f"DJSW {__version__}, commit {git['commit'][:7]}{changes}\n{packages}")
         parser.exit()
 
 

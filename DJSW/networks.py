@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
@@ -12,12 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from DJSW.pipelines import DATASETS, PEOPLE, import_object
 from utils.engine.backward import gradients_of
+from utils.engine.optimizer import Adam
 from utils.errors import UsageError
-from utils.records.checkpoint import Checkpoint, load_weights
+from utils.records.checkpoint import Checkpoint, load_weights, require_fit
 from utils.records.files import ROOT
+from utils.records.typed import shown
 
 
 def build_model(
@@ -45,19 +49,40 @@ def build_model(
         for name in _sizes(username, dataset):
             arguments.pop(name, None)
     try:
+        count = sum(each.numel() for each in checkpoint.weights.values()) if checkpoint else 0
+        for name, value in arguments.items():  # sizes that take minutes or gigabytes
+            if isinstance(value, int) and abs(value) > count:
+                raise UsageError(f"{shown(name)} is {value}, it holds {count:,} weights")
         arguments = model_arguments(username, dataset, {**arguments, **(changes or {})})
-        with _told_of(username, f"{network.__name__} cannot be built with {arguments}"):
-            model: nn.Module = network(**arguments)
+        what = f"{network.__name__} cannot be built with {shown(arguments)}"
+        model = None if checkpoint is None else _without_memory(network, arguments)
+        if model is None:
+            with _told_of(username, what):
+                model = network(**arguments)
     except UsageError as error:
         if checkpoint is None or changes:
             raise
         raise UsageError(
-            f"{checkpoint.path} was made with {arguments}, which {network.__name__} does not take "
-            f"({error}); use the version that wrote it"
+            f"{checkpoint.path} was made with {shown(arguments)}, which {network.__name__} does "
+            f"not take ({error}); use the version that wrote it"
         ) from None
     if checkpoint is not None:
+        require_fit(model, checkpoint)
+        with _told_of(username, what):
+            model = network(**arguments)
         load_weights(model, checkpoint)
     return model, arguments
+
+
+def _without_memory(network: Any, arguments: Mapping[str, Any]) -> nn.Module | None:
+    """Build a network of shapes alone; None where it needs values while it is built."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the network itself follows, if it fits
+            model: nn.Module = network(**arguments)
+    except Exception:  # their code may raise anything
+        return None
+    return model
 
 
 def model_arguments(
@@ -78,11 +103,15 @@ def model_arguments(
             raise UsageError(
                 f"{network.__name__} has no argument {name!r}; it has {', '.join(takes)}"
             )
+    own = PEOPLE[username].arguments
+    given = f"DJSW/pipelines.py: the entry of {username} gives {', '.join([*sizes, *own])}"
+    if twice := sizes.keys() & own:
+        raise UsageError(f"{given}; remove {', '.join(twice)} from arguments: the dataset gives it")
     try:
-        bound = signature(network).bind(**{**PEOPLE[username].arguments, **changes, **sizes})
+        bound = signature(network).bind(**{**own, **changes, **sizes})
     except TypeError as error:
         raise UsageError(
-            f"DJSW/pipelines.py: the entry of {username} does not fit {network.__name__}"
+            f"{given}, which does not fit {network.__name__}"
             f"({', '.join(map(str, takes.values()))}): {error}; mend input_argument, "
             "output_argument or arguments"
         ) from None
@@ -98,38 +127,64 @@ def _sizes(username: str, dataset: str) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if name is not None}
 
 
-def try_model(model: nn.Module, username: str, dataset: str, *, train: bool) -> None:
-    """Pass two random images through a copy of the network, in training backward too.
+def try_model(model: nn.Module, username: str, dataset: str, images: int, *, train: bool) -> None:
+    """Pass so many random images through a copy of the network, in training backward too.
 
-    A warning is printed where the outputs are probabilities.
+    A warning is printed where the outputs look like probabilities.
 
-    :raises UsageError: it fails, has nothing to train, or does not return logits (2, classes).
+    :raises UsageError: it fails, changes its input, does not use its parameters, or does not return
+        finite logits (images, classes).
     """
     entry, name = DATASETS[dataset], type(model).__name__
-    images = torch.rand(2, 1, *entry.image_size, generator=torch.Generator().manual_seed(0))
-    expected, trial = (2, len(entry.digits)), copy.deepcopy(model).train(train)
-    if train and not any(each.requires_grad for each in trial.parameters()):
-        raise UsageError(f"{name} has no parameters to train; give it a layer")
-    given = f"images {tuple(images.shape)} of {dataset}"
-    failing = f"{name} fails on a batch of {given}"
-    with torch.random.fork_rng(devices=[]):  # dropout draws
-        with _told_of(username, failing), torch.no_grad():
-            logits = trial(images)
-        if not isinstance(logits, Tensor) or logits.shape != expected:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else repr(logits)
-            raise UsageError(
-                f"{name} gives {found} for {given}, expected {expected}: one logit for each class"
-            )
-        if train:
-            for parameter in trial.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-            with _told_of(username, failing):
-                gradients_of(trial)(images, torch.tensor([0, expected[1] - 1]), 2)
-    if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-4:
-        print(
-            f"warning     {name} returns probabilities; return logits, without softmax: the loss "
-            "applies it"
+    batch = torch.rand(images, 1, *entry.image_size, generator=torch.Generator().manual_seed(0))
+    given, expected = batch.clone(), (images, len(entry.digits))
+    what = f"{name} fails on images {tuple(batch.shape)} of {dataset}"
+    if any(isinstance(each, UninitializedParameter) for each in model.parameters()):
+        raise UsageError(f"{name} has lazy layers, whose sizes are unknown; give the sizes")
+    if train and not any(each.requires_grad for each in model.parameters()):
+        raise UsageError(
+            f"{name} has no parameters to train; make layers in the constructor, as attributes"
         )
+    with torch.random.fork_rng(devices=[]), _told_of(username, what):  # dropout draws
+        trial = copy.deepcopy(model).train(train)
+        logits = trial(given)
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            shape = isinstance(logits, Tensor) and tuple(logits.shape)
+            raise UsageError(
+                f"{name} returns {shape or f'a {type(logits).__name__}'} for images "
+                f"{tuple(batch.shape)} of {dataset}, expected {expected}: one logit for each class"
+            )
+        if not torch.equal(given, batch):
+            raise UsageError(f"{name} changes its input; let forward() work on a copy (x = x - 1)")
+        if train and not logits.isfinite().all():
+            raise UsageError(f"{name} returns values that are not finite; mend forward()")
+        if train:
+            if not _weights_behind(logits) <= {*trial.parameters()} or not logits.requires_grad:
+                raise UsageError(
+                    f"{name}'s logits come from other weights than its parameters; make layers "
+                    "attributes (lists of them nn.ModuleList), without detach()"
+                )
+            Adam(trial, lr=0.1)
+            classes = torch.arange(images) % expected[1]
+            gradients_of(trial)(batch, classes, images)
+    if logits.min() >= 0 and logits.max() <= 1:
+        print(
+            f"warning     {name} returns values from 0 to 1, like probabilities; return logits, "
+            "without softmax or sigmoid: the loss applies it"
+        )
+
+
+def _weights_behind(logits: Tensor) -> set[Tensor]:
+    """Return the tensors with gradients that ``logits`` are computed from."""
+    found, seen, rest = set(), set(), [logits.grad_fn]
+    while rest:
+        node = rest.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            rest += [inner for inner, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                found.add(node.variable)
+    return found
 
 
 def identify_checkpoint(checkpoint: Checkpoint, dataset: str | None = None) -> tuple[str, str]:
@@ -168,7 +223,10 @@ def _network(username: str) -> Any:
     with _told_of(username, f"{username}'s network {model!r} cannot be imported"):
         network = import_object(model)
     if not (isinstance(network, type) and issubclass(network, nn.Module)):
-        raise UsageError(f"{username}'s network {model!r} is not a class of torch.nn.Module")
+        raise UsageError(
+            f"{username}'s network {model!r} is not a torch.nn.Module (class "
+            f"{model.partition(':')[2]}(nn.Module))"
+        )
     return network
 
 
@@ -182,7 +240,7 @@ def _told_of(username: str, what: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:  # their code may raise anything
+    except (Exception, SystemExit) as error:  # their code may raise anything
         module = PEOPLE[username].model.partition(":")[0]
         file = Path(*module.split(".")).with_suffix(".py")
         lines = [
@@ -190,10 +248,12 @@ def _told_of(username: str, what: str) -> Iterator[None]:
             for frame in traceback.extract_tb(error.__traceback__)
             if Path(frame.filename) == ROOT / file
         ]
+        message = str(error)
         if isinstance(error, SyntaxError) and error.filename == str(ROOT / file):
-            lines.append(error.lineno)
-        where = f"{file.as_posix()}, line {lines[-1]}" if lines else "DJSW/pipelines.py"
-        message = " ".join(str(error).split())
+            lines, message = [error.lineno], error.msg
+        where = file.as_posix() if (ROOT / file).exists() else "DJSW/pipelines.py"
+        where += f", line {lines[-1]}" if lines else ""
+        message = " ".join(message.split())
         raise UsageError(f"{where}: {what}: {type(error).__name__}: {message}") from None
 
 
@@ -205,12 +265,13 @@ def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> None:
     if model_name != PEOPLE[username].model_name:
         owners = [name for name, person in PEOPLE.items() if person.model_name == model_name]
         raise UsageError(
-            f"{checkpoint.path} holds {model_name}, {username} runs {PEOPLE[username].model_name}; "
-            f"give --username {' or '.join(owners) or 'of the person who runs it'}"
+            f"{checkpoint.path} holds {shown(model_name)}, {username} runs "
+            f"{PEOPLE[username].model_name}; give --username "
+            f"{' or '.join(owners) or 'of the person who runs it'}"
         )
     classes, digits = checkpoint.metadata["classes"], list(DATASETS[dataset].digits)
     if classes != digits:
         raise UsageError(
-            f"{checkpoint.path} distinguishes the digits {classes}, {dataset} holds {digits}; "
-            f"give --dataset {checkpoint.metadata['dataset']['name']}"
+            f"{checkpoint.path} distinguishes the digits {shown(classes)}, {dataset} holds "
+            f"{digits}; give --dataset {shown(checkpoint.metadata['dataset']['name'])}"
         )

@@ -67,26 +67,34 @@ class DigitDataset:
     create: str
 
 
-PEOPLE = {
-    "sigurd": Person(
+#: As arguments, since Python refuses a name that is given twice.
+PEOPLE = dict(
+    sigurd=Person(
         model="models.smlp:SMLP",
         dataset="mnist_4_9",
         input_argument="input_size",
         output_argument="output_size",
     ),
-    "waly": Person(
+    waly=Person(
         model="models.wmlp:WMLP",
         dataset="usps_0_6",
         input_argument="input_dim",
         output_argument="output_dim",
     ),
-    "dennis": Person(
+    dennis=Person(
         model="models.dmlp:DMLP",
         dataset="mnist_0_3",
         input_argument="input_dim",
         output_argument="output_dim",
     ),
-}
+)
+for _name, _person in PEOPLE.items():
+    if not isinstance(_person, Person):
+        raise TypeError(f"the entry of {_name} is a {type(_person).__name__}, expected Person(...)")
+for _person in PEOPLE.values():
+    for _other in PEOPLE.values():
+        if _other.model_name == _person.model_name and _other.model != _person.model:
+            raise ValueError(f"{_person.model} and {_other.model} have one name; rename a class")
 
 CREATE_MNIST = "datasetprep.create_mnist_dataset:create_mnist_h5"
 CREATE_USPS = "datasetprep.create_usps_dataset:create_usps_h5"
@@ -130,8 +138,8 @@ PROCESSED = ROOT / "data" / "processed"
 def import_object(name: str) -> Any:
     """Import the object that ``"module:attribute"`` names."""
     module, _, attribute = name.partition(":")
-    if not attribute:
-        raise ImportError("it is not of the form 'module:Class'")
+    if not attribute or "/" in module:
+        raise ImportError("it is not of the form 'module:Class', such as 'models.smlp:SMLP'")
     return getattr(import_module(module), attribute)
 
 
@@ -166,6 +174,8 @@ def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
         import_object(entry.create)(path, train=train, labels_to_keep=entry.digits)
     data = MnistH5Dataset(path, target_transform=DigitClasses(entry.digits))
     _check_content(data, entry, train=train)
+    if data.source is None:
+        print(f"note        {path} does not say where its digits are from: their origin is unknown")
     return data
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from DJSW.pipelines import DATASETS
 from utils.cli import Parser, output_flags, run_command
 from utils.distributed.environment import require_single_process
-from utils.errors import UsageError
+from utils.errors import UsageError, escaped, one_line
 from utils.records import files
 from utils.report.tables import align, percent
 
@@ -78,10 +78,12 @@ def command(args: argparse.Namespace) -> None:
         raise UsageError(f"none of the {len(paths)} files is a readable image (see above)")
     import torch
 
+    from utils.engine.batches import finite_log_probabilities
+
     with torch.inference_mode():
         logits = [model.eval()(batch) for batch in torch.from_numpy(images)[:, None].split(512)]
-    probabilities = torch.cat(logits).double().softmax(1).numpy()
-    with files.exclusive_output(table, taken):
+    probabilities = np.exp(finite_log_probabilities(torch.cat(logits), args.load_checkpoint))
+    with files.exclusive_output(table, taken, r"predicted\.csv|seen(_\d+)?\.png"):
         save(table, readable, images, probabilities, dataset)
     skipped = len(paths) - len(readable)
     if skipped:
@@ -116,7 +118,7 @@ def read_images(paths: list[Path], dataset: str, *, raw: bool) -> tuple[list[Pat
             images.append(prepare(handwriting.read_image(path), DATASETS[dataset]))
             readable.append(path)
         except handwriting.UnreadableImage as reason:
-            tqdm.write(f"skipped: {files.escape_path(path)}: {reason}", file=sys.stderr)
+            tqdm.write(one_line(f"skipped: {path}: {reason}"), file=sys.stderr)
     return readable, np.array(images)
 
 
@@ -133,12 +135,12 @@ def save(
     digits, lines, captions = DATASETS[dataset].digits, [], []
     rows = [["image", "predicted", *(f"p_{digit}" for digit in digits)]]
     for path, row in zip(paths, probabilities, strict=True):
-        name = files.escape_path(Path(path.name))
+        name = escaped(path.name)
         best = [(digits[k], row[k]) for k in (-row).argsort(kind="stable")[:3]]
         note = "not sure: perhaps none of them" if best[0][1] < UNSURE else ""
         lines.append([name, *(f"{digit} {percent(p):>8}" for digit, p in best), note])
         captions.append("\n".join([name[:20], "", *(f"{d}   {percent(p)}" for d, p in best)]))
-        rows.append([files.escape_path(path), str(best[0][0]), *(f"{p:.6g}" for p in row)])
+        rows.append([escaped(str(path)), str(best[0][0]), *(f"{p:.6g}" for p in row)])
     title = "what the network sees, and its three most probable digits"
     stem, sheets = table.name.removesuffix("predicted.csv"), []
     for start in range(0, len(paths), SHEET):

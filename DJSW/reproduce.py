@@ -26,7 +26,8 @@ from utils.errors import RunError, UsageError
 from utils.records.evaluation import EvaluationRecord, SessionRecord, read_evaluation
 from utils.records.files import ROOT, find_file, sha256_of
 from utils.records.provenance import describe_platform, flat, source_hashes, versions
-from utils.records.run import Run, read_run
+from utils.records.run import Run, read_run, require_same_run
+from utils.records.typed import read_bytes, shown
 from utils.report.tables import align
 
 Record = Run | EvaluationRecord
@@ -55,7 +56,9 @@ def command(args: argparse.Namespace) -> None:
     record = _read(path)
     trained = "settings" in record
     if "settings" in record and record["status"] != "finished":
-        raise UsageError(f"{path} is of a run that is {record['status']}; finish it first")
+        raise UsageError(f"{path} is of a run that is {shown(record['status'])}; finish it first")
+    if "settings" in record:
+        require_same_run(path, record)
     # A folder of its own for each record, the same on each rank.
     folder = ROOT / "reports" / "reproduced" / f"{path.stem}_{sha256_of(path)[:8]}"
     new = folder / f"{record['exp_name']}_{'run' if trained else 'metrics'}.json"
@@ -202,9 +205,14 @@ def _numbers(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {**record["results"]}
         history = path.with_name(f"{record['exp_name']}_history.csv")
         if history.exists():
-            with history.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
+            try:
+                for row in csv.DictReader(read_bytes(history).decode().splitlines()):
                     found[f"epoch {row['epoch']}"] = {name: float(row[name]) for name in row}
+            except (ValueError, TypeError, LookupError, csv.Error) as error:
+                raise UsageError(
+                    f"{history} is not a valid history: {shown(error)} (remove it to compare the "
+                    "results alone)"
+                ) from None
     else:
         found = {name: value for name, value in record.items() if name in RESULTS}
         found["predictions_sha256"] = record["predictions_sha256"]

@@ -25,11 +25,12 @@ from DJSW.arguments import TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE
 from DJSW.recipes import RECIPES, settings
 from utils.cli import Parser, run_command
-from utils.errors import UsageError
-from utils.records.evaluation import EvaluationRecord, metric_values, read_evaluation
-from utils.records.files import ROOT, escape_path, find_folder, write_text
+from utils.errors import UsageError, one_line
+from utils.records.evaluation import EvaluationRecord, metric_values, read_evaluation, read_metrics
+from utils.records.files import ROOT, find_folder, write_text
 from utils.records.provenance import flat
-from utils.records.run import Run, read_run
+from utils.records.run import Run, read_run, require_same_run
+from utils.records.typed import shown
 from utils.report import tables
 from utils.report.tables import interval, number
 from utils.statistics.comparison import mean_and_deviation
@@ -82,7 +83,7 @@ def results() -> dict[str, list[Result]]:
     """
     return {
         username: [
-            Result(username, recipe, runs, {name: _evaluation(name, recipe) for name in runs})
+            Result(username, recipe, runs, {k: _evaluation(k, runs[k], recipe) for k in runs})
             for recipe in RECIPES
             if (runs := _runs(username, recipe))
         ]
@@ -131,14 +132,18 @@ def _require_recipe(path: Path, run: Run, recipe: str) -> None:
     for name in found | expected:
         if found.get(name) != expected.get(name):
             raise UsageError(
-                f"{path} cannot be published: {name} is {found.get(name)}, expected "
+                f"{path} cannot be published: {name} is {shown(found.get(name))}, expected "
                 f"{expected.get(name)} (train it again by the recipe {recipe!r} without other "
                 "flags, from committed code, or rename it)"
             )
 
 
-def _evaluation(name: str, recipe: str) -> EvaluationRecord:
-    return read_evaluation(ROOT / "reports" / recipe / f"{name}_metrics.json").record
+def _evaluation(name: str, run: Run, recipe: str) -> EvaluationRecord:
+    """Return the evaluation of a run, which agrees with it and with its checkpoint."""
+    record = read_evaluation(ROOT / "reports" / recipe / f"{name}_metrics.json").record
+    folder = ROOT / "weights" / PEOPLE[run["username"]].model_name
+    require_same_run(folder / f"{name}_run.json", run, record)
+    return record
 
 
 def readme_table(found: Sequence[Result]) -> str:
@@ -241,13 +246,14 @@ def list_runs(folders: Sequence[str]) -> None:
     for folder in dict.fromkeys(find_folder(name, "--list") for name in folders):
         for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
             try:
-                cells = list_row(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                print(f"no record: {escape_path(path)}", file=sys.stderr)
+                read = read_run if path.name.endswith("_run.json") else read_metrics
+                cells = list_row(read(path))
+            except UsageError as error:
+                print(f"no record: {one_line(str(error))}", file=sys.stderr)
                 continue
             if "reproduced" in path.parts:
                 cells[3] = "reproduced"
-            rows.append([" ".join(str(cell).split()) for cell in cells])
+            rows.append([shown(cell) for cell in cells])
     if not rows:
         print("no records yet; DJSW/main.py writes one for each run")
         return
@@ -268,8 +274,8 @@ def list_row(record: Mapping[str, Any]) -> list[str]:
     status = {"finished": "trained", "running": "unfinished"}.get(status, status)
     epochs = accuracy = "-"
     if not trained:
-        epochs = record["checkpoint"]["epoch"] or "-"
-        accuracy = f"{record['metrics']['accuracy']:.4f} test"
+        epochs = str(record["checkpoint"]["epoch"] or "-")
+        accuracy = f"{number(record['metrics'].get('accuracy'))} test"
     elif "results" in record:
         best, last = record["results"]["best"], record["results"]["last"]
         epochs = f"{best['epoch']} of {last['epoch']}"

@@ -110,20 +110,28 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
     start = None if given is None else load_checkpoint(find_file(given, "--load_checkpoint"))
     torch.manual_seed(settings.seed)
     model, arguments = build_model(args.username, dataset, start, dict(args.set or {}))
-    try_model(model, args.username, dataset, train=True)
     data = open_split(dataset, train=True)
     rows = split_rows(len(data))
+    smallest = (len(rows[0]) - 1) % settings.batch_size + 1  # images of an epoch's last batch
+    try_model(model, args.username, dataset, min(smallest, 2), train=True)
     metadata = {
         "exp_name": args.exp_name,
         "username": args.username,
         "model": {"name": type(model).__name__, "arguments": arguments},
-        "dataset": {"name": dataset, "file": relative_to_root(data.h5_path), **data.sha256},
+        "dataset": {
+            "name": dataset,
+            "file": relative_to_root(data.h5_path),
+            "source": data.source,
+            **data.sha256,
+        },
         "classes": list(DATASETS[dataset].digits),
         "settings": asdict(settings),
         "starting_weights": start.source() if start else None,
     }
     print(f"{args.username} trains {describe(model)} on {dataset}")
     print(f"parameters  {count_parameters(model):,}")
+    if args.set:
+        print(f"arguments   {', '.join(f'{name} {value}' for name, value in arguments.items())}")
     print(f"data        {data.h5_path}")
     print(f"images      {len(rows[0])} for training, {len(rows[1])} for validation")
     if start:

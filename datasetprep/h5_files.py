@@ -1,25 +1,22 @@
 """HDF5 file of one split: written from raw digits, verified against its own attributes.
 
 A file holds ``images`` uint8 (N, H, W) and ``labels`` uint8 (N,), the original digits, in the order
-of the raw files. Both are contiguous and uncompressed, so that a reader can memory-map them. The
-same digits give the same bytes.
+of the raw files, in the form of :mod:`utils.records.h5`. The same digits give the same bytes.
 """
 
 import json
 from collections.abc import Callable, Sequence
+from glob import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
+from datasetprep.raw_files import remove_old
 from utils.errors import RunError, UsageError
 from utils.mnist_dataset import MnistH5Dataset, array_hashes
 from utils.records.files import ROOT, atomic_write, place_file
-
-#: Root attributes: the content asked for, and its provenance (``raw_sha256``: JSON, file -> hash).
-CONTENT = ("schema_version", "dataset", "split", "kept_labels")
-PROVENANCE = ("source", "raw_sha256", "images_sha256", "labels_sha256", "tool", "tool_version")
+from utils.records.h5 import ATTRIBUTES, h5_bytes, read_h5
 
 
 class RawSplit(NamedTuple):
@@ -41,7 +38,8 @@ def create_h5(
     """Write the kept digits of one split, unless ``output_path`` already holds exactly these.
 
     :param read_raw: returns the whole split; called only if the file has to be written.
-    :raises UsageError: no digits are kept, or the folder of ``output_path`` does not exist.
+    :raises UsageError: no digits are kept, the folder of ``output_path`` does not exist, or it is
+        no regular file.
     :raises RunError: the raw files are unavailable.
     """
     keep = sorted(set(range(10) if labels_to_keep is None else labels_to_keep))
@@ -50,8 +48,12 @@ def create_h5(
     if Path(output_path).parent == Path("data/processed"):  # missing from a fresh clone
         (ROOT / "data" / "processed").mkdir(parents=True, exist_ok=True)
     path = place_file(output_path, "--output")
+    if path.exists() and not path.is_file():  # /dev/null is not to be replaced
+        raise UsageError(f"--output {path} is not a regular file; give another name")
+    remove_old(path.parent, f".{escape(path.name)}.*.tmp")
     split = "train" if train else "test"
-    attributes = {"schema_version": 1, "dataset": dataset, "split": split, "kept_labels": keep}
+    attributes: dict[str, Any] = {"schema_version": 2, "dataset": dataset}
+    attributes |= {"split": split, "kept_labels": keep}
     if path.exists():
         try:
             _open_verified(path, **attributes)
@@ -64,12 +66,11 @@ def create_h5(
         raise RunError(f"{raw.source}: images {raw.images.shape}, expected gray ones (N, H, W)")
     kept = np.isin(raw.labels, keep)
     images, labels = raw.images[kept], raw.labels[kept].astype(np.uint8)
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("images", data=images)
-        file.create_dataset("labels", data=labels)
-        attributes |= {"source": raw.source, "raw_sha256": json.dumps(raw.raw_sha256)}
-        attributes |= array_hashes(images, labels)
-        file.attrs.update(attributes | {"tool": "DJSW datasetprep", "tool_version": "1"})
+    attributes |= {"source": raw.source, "raw_sha256": json.dumps(raw.raw_sha256)}
+    attributes |= array_hashes(images, labels)
+    attributes |= {"tool": "DJSW datasetprep", "tool_version": "2"}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(h5_bytes(images, labels, attributes))
     print(f"wrote {path}: {len(labels)} images", flush=True)
     return path
 
@@ -80,16 +81,22 @@ def verify(path: Path) -> str:
     :raises RunError: it is damaged or lacks an attribute, or its arrays are not those written.
     """
     data = _open_verified(path)
-    dataset, split, digits = (data.attributes[name] for name in CONTENT[1:])
+    try:
+        attributes, images, labels = read_h5(path, by_library=True)
+    except ValueError as error:
+        raise RunError(f"{path}: {error} (delete it to create it again)") from None
+    if (attributes, array_hashes(images, labels)) != (data.attributes, data.sha256):
+        raise RunError(f"{path}: HDF5 finds other digits in it (delete it to create it again)")
+    dataset, split, digits = (attributes[name] for name in ("dataset", "split", "kept_labels"))
     return (
-        f"{path} is intact: {dataset} {split}, {len(data)} images of the digits "
-        f"{np.asarray(digits).tolist()}, source {data.attributes['source']}"
+        f"{path} is intact: {dataset} {split}, {len(data)} images of the digits {digits}, "
+        f"source {data.source}"
     )
 
 
 def _open_verified(path: Path, **expected: object) -> MnistH5Dataset:
     data = MnistH5Dataset(path)
-    missing = ", ".join(name for name in (*CONTENT, *PROVENANCE) if name not in data.attributes)
+    missing = ", ".join(name for name in ATTRIBUTES if name not in data.attributes)
     if missing:
         raise RunError(f"{path}: missing attributes {missing} (delete it to create it again)")
     data.check_attributes(**expected)

@@ -1,15 +1,34 @@
 """Raw files as published: verified before use, downloaded where they are missing."""
 
 import hashlib
+import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.errors import MissingData
 
 TIMEOUT = 20  # seconds to wait for a server that does not answer
+LIMIT = 2**26  # bytes of a raw file; the largest has 47 million
+
+
+def read(path: Path, opener: Callable[[Path, str], Any] = open) -> bytes:
+    """Return a raw file's bytes; of one above ``LIMIT`` a part, which has another hash."""
+    with opener(path, "rb") as file:
+        return bytes(file.read(LIMIT))
+
+
+def remove_old(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left in ``folder``: files and folders older than an hour."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):  # another process removed it
+            if time.time() - path.stat().st_mtime > 3600:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,7 @@ class Source:
             if not (folder / name).is_file():
                 errors.append(f"{name} is missing")
                 continue
-            found = hashlib.new(self.algorithm, (folder / name).read_bytes()).hexdigest()
+            found = hashlib.new(self.algorithm, read(folder / name)).hexdigest()
             if found != expected:
                 errors.append(f"{name} has the {self.algorithm} {found}, expected {expected}")
         return errors
@@ -53,8 +72,9 @@ def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
         if not missing:
             return source
         errors |= dict.fromkeys(missing)
-    reasons = [f"{folder}: {', '.join(errors)}"]
-    print(reasons[0], flush=True)
+    reason = f"{folder}: {', '.join(errors)}"
+    print(reason, flush=True)
+    remove_old(folder, ".fetching-*")
     for source in sources:
         if source.copy_into is None:
             continue
@@ -74,6 +94,6 @@ def fetch(folder: Path, sources: Sequence[Source], remedy: str) -> Source:
                 for name in source.hashes:
                     (copied / name).replace(folder / name)
                 return source
-        reasons.append(f"{source.name}: {', '.join(failed)}")
-        print(reasons[-1], flush=True)
-    raise MissingData(f"{'; '.join(reasons)} ({remedy})")
+        reason = f"{folder} lacks them, and no source has them (see above)"
+        print(f"{source.name}: {', '.join(failed)}", flush=True)
+    raise MissingData(f"{reason}; {remedy}")

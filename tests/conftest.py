@@ -26,6 +26,8 @@ from datasetprep import create_mnist_dataset, create_usps_dataset
 from DJSW import main as djsw
 from DJSW import pipelines, reproduce
 from utils.errors import RunError
+from utils.mnist_dataset import array_hashes
+from utils.records.h5 import h5_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,6 +68,7 @@ def digit_images(
 def write_h5(path: Path, images: np.ndarray, labels: np.ndarray, **storage: object) -> Path:
     """Write arrays without attributes, like the group's earlier files."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # a process that has mapped it keeps the old one
     with h5py.File(path, "w") as file:
         file.create_dataset("images", data=images, **storage)
         file.create_dataset("labels", data=labels)
@@ -73,11 +76,19 @@ def write_h5(path: Path, images: np.ndarray, labels: np.ndarray, **storage: obje
 
 
 def write_datasets(processed: Path) -> None:
-    """Write tiny files of every dataset: 120 training images and 43 test images."""
+    """Write tiny files of every dataset as ours are: 120 training images and 43 test images."""
+    processed.mkdir(parents=True, exist_ok=True)
     for number, entry in enumerate(pipelines.DATASETS.values()):
         for name, count, split in ((entry.train_file, 120, 1), (entry.test_file, 43, 2)):
             seed = 2 * number + split  # no two files hold the same images
-            write_h5(processed / name, *digit_images(entry.digits, entry.image_size, count, seed))
+            images, labels = digit_images(entry.digits, entry.image_size, count, seed)
+            attributes = {
+                **{"schema_version": 2, "dataset": entry.source, "source": "the tests"},
+                **{"split": "train" if split == 1 else "test", "kept_labels": list(entry.digits)},
+                **{"raw_sha256": "{}", "tool": "tests", "tool_version": "1"},
+                **array_hashes(images, labels),
+            }
+            (processed / name).write_bytes(h5_bytes(images, labels, attributes))
 
 
 @pytest.fixture

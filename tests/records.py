@@ -2,13 +2,13 @@
 
 import json
 
-from utils.records.evaluation import with_digest
+from utils.records.typed import content_sha256
 
 
 def changed(path, change):
-    """Change a record, and update the digest of an evaluation's."""
+    """Change a record, and update its digest, where it has one."""
     record = json.loads(path.read_text())
     change(record)
-    if path.name.endswith("_metrics.json"):
-        record = with_digest({name: record[name] for name in record if name != "sha256"})
+    if "sha256" in record:
+        record["sha256"] = content_sha256(record)
     path.write_text(json.dumps(record))

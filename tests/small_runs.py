@@ -18,7 +18,14 @@ from utils.records.checkpoint import load_checkpoint, weights_sha256
 from utils.records.provenance import provenance
 from utils.records.run_files import RunFiles
 
-METADATA = {"model": {"name": "M", "arguments": {}}, "dataset": {"name": "d"}, "classes": [0, 1]}
+METADATA = {
+    "exp_name": "run",
+    "username": "u",
+    "model": {"name": "M", "arguments": {}},
+    "dataset": {"name": "d", "file": "d.h5", "images_sha256": "0", "labels_sha256": "1"},
+    "classes": [0, 1],
+    "starting_weights": None,
+}
 
 
 CPU = torch.device("cpu")

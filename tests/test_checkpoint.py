@@ -2,23 +2,27 @@
 
 import os
 import pickle
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from models.smlp import SMLP
 from utils.errors import UsageError
 from utils.records.checkpoint import (
     FORMAT,
+    FORMAT_1,
     describe,
     load_checkpoint,
     load_weights,
     weights_sha256,
     write_checkpoint,
 )
+from utils.records.typed import LIMIT
 
 WEIGHTS = SMLP().state_dict()
 METADATA = {
@@ -65,6 +69,11 @@ def test_state_dicts_of_others(tmp_path, form, device):
     model = SMLP()
     load_weights(model, checkpoint)
     assert weights_sha256(model.state_dict()) == weights_sha256(WEIGHTS)
+
+
+def test_files_of_before_torch_1_6(tmp_path):
+    torch.save(WEIGHTS, tmp_path / "c.pt", _use_new_zipfile_serialization=False)
+    assert weights_sha256(load_checkpoint(tmp_path / "c.pt").weights) == weights_sha256(WEIGHTS)
 
 
 def test_wrappers_that_contain_themselves_are_refused(tmp_path):
@@ -141,7 +150,9 @@ def test_damaged_files(tmp_path):
         torch.zeros(3),
         {"a": torch.zeros(3).to_sparse()},
         {"a": torch.tensor([1.0, float("nan")])},
-        {**METADATA, "format": FORMAT, "weights": {"a": 3}, "weights_sha256": "0"},
+        {"a": torch.zeros(3) + 1j},
+        {"a": torch.zeros(4, 1).expand(4, 10**8)},
+        {**METADATA, "format": FORMAT_1, "weights": {"a": 3}, "weights_sha256": "0"},
     ],
     ids=str,
 )
@@ -157,8 +168,8 @@ def test_no_state_dict(tmp_path, content):
         {"format": "djsw-checkpoint-0", "weights": WEIGHTS},
         {"format": FORMAT},
         {"format": FORMAT, "weights": WEIGHTS},
-        {**METADATA, "format": FORMAT, "weights": WEIGHTS, "weights_sha256": "0"},
-        {**METADATA, "format": FORMAT, "weights": WEIGHTS, "weights_sha256": "0", "model": 3},
+        {**METADATA, "format": FORMAT, "weights": WEIGHTS, "sha256": "0"},
+        {**METADATA, "format": FORMAT, "weights": WEIGHTS, "sha256": "0", "model": 3},
     ],
     ids=["other version", "no weights", "only weights", "other weights", "no name"],
 )
@@ -178,7 +189,7 @@ def test_own_format_incomplete_or_of_another_version(tmp_path, content):
         ({"epoch": "3"}, "epoch is '3', expected int"),
         ({"settings": []}, r"settings is '\[\]', expected an object"),
         ({"starting_weights": {"file": "a.pt"}}, "starting_weights lacks sha256"),
-        ({"weights_sha256": None}, "weights_sha256 is 'None', expected str"),
+        ({"sha256": None}, "sha256 is 'None', expected str"),
     ],
     ids=str,
 )
@@ -194,6 +205,159 @@ def test_weights_that_do_not_fit(tmp_path):
     torch.save(SMLP(hidden_size=5).state_dict(), tmp_path / "c.pt")
     with pytest.raises(UsageError, match=r"layer1\.bias \(5,\), the model has layer1\.bias \(77,"):
         load_weights(SMLP(), load_checkpoint(tmp_path / "c.pt"))
+
+
+def test_format_1_loads_by_the_hash_of_its_weights(tmp_path):
+    path, content = tmp_path / "c.pt", {**METADATA, "format": FORMAT_1, "weights": WEIGHTS}
+    torch.save({**content, "weights_sha256": weights_sha256(WEIGHTS)}, path)
+    assert load_checkpoint(path).metadata == METADATA
+    torch.save({**content, "weights_sha256": 64 * "0"}, path)
+    with pytest.raises(UsageError, match="is damaged"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("form", [FORMAT, FORMAT_1, "bare"])
+def test_no_changed_bit_goes_unnoticed(tmp_path, form):
+    """Metadata of the earlier format and bare weights have the checksums of the ZIP alone."""
+    path, weights = tmp_path / "c.pt", SMLP(hidden_size=3).state_dict()
+    metadata = {**METADATA, "settings": {"lr": 0.001}}
+    write_checkpoint(path, weights, metadata)
+    if form == FORMAT_1:
+        old = {"format": FORMAT_1, "weights": weights, "weights_sha256": weights_sha256(weights)}
+        torch.save({**metadata, **old}, path)
+    elif form == "bare":
+        torch.save(weights, path)
+    whole, expected = path.read_bytes(), load_checkpoint(path)
+    bits = random.Random(0)
+    for _ in range(200):
+        content = bytearray(whole)
+        content[bits.randrange(len(whole))] ^= 1 << bits.randrange(8)
+        path.write_bytes(content)
+        try:
+            found = load_checkpoint(path)
+        except UsageError:
+            continue
+        assert found.metadata == expected.metadata  # a date or padding of the ZIP
+        assert weights_sha256(found.weights) == weights_sha256(expected.weights)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"name": "SMLP", "arguments": {"hidden_size": 78}}},
+        {"classes": [4, 5, 6, 7, 9, 8]},
+        {"epoch": 4},
+        {"more": 1},
+        {"weights": {**WEIGHTS, "layer1.bias": WEIGHTS["layer1.bias"] + 1}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_edited_content_is_refused(tmp_path, change):
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, WEIGHTS, {**METADATA, "epoch": 3})
+    torch.save(torch.load(path) | change, path)
+    with pytest.raises(UsageError, match="is not a valid checkpoint: it was changed"):
+        load_checkpoint(path)
+
+
+CYCLE: dict[str, Any] = {}
+CYCLE["a"] = CYCLE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [CYCLE, {"a": [torch.zeros(1)]}, {"a": {1}}, {"a": 10**99}, {1: 2}],
+    ids=["cycle", "tensor", "set", "integer", "key"],
+)
+def test_metadata_that_are_not_plain(tmp_path, value):
+    for name in ("settings", "metrics", "anything"):
+        content = {**METADATA, name: value, "format": FORMAT, "weights": WEIGHTS, "sha256": "0"}
+        torch.save(content, tmp_path / "c.pt")
+        with pytest.raises(UsageError, match="is not a valid checkpoint: it"):
+            load_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("form", [FORMAT, FORMAT_1, "bare"])
+def test_tensors_that_are_not_stored_are_not_made(tmp_path, form):
+    """Forty bytes that claim gigabytes, by strides or by a thousand names."""
+    large = torch.zeros(2**20)
+    for weights in (
+        {"a": torch.zeros(4, 1).expand(4, 10**9)},
+        {str(number): large for number in range(1000)},
+    ):
+        own = {**METADATA, "format": form, "weights": weights, "sha256": "0", "weights_sha256": "0"}
+        torch.save(weights if form == "bare" else own, tmp_path / "c.pt")
+        with pytest.raises(UsageError, match="no state dict|not all stored|bytes"):
+            load_checkpoint(tmp_path / "c.pt")
+
+
+def test_parameter_with_and_without_a_prefix(tmp_path):
+    content = {**WEIGHTS, "module.layer1.bias": WEIGHTS["layer1.bias"]}
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(UsageError, match="holds a parameter twice"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_kinds_of_numbers(tmp_path):
+    """Batch norm counts in integers; other precisions of the weights are converted."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    weights, path = model.state_dict(), tmp_path / "c.pt"
+    for name, tensor, sentence in (
+        ("0.weight", weights["0.weight"].double(), ""),
+        ("0.weight", weights["0.weight"].half(), ""),
+        (
+            "0.weight",
+            weights["0.weight"].int(),
+            r"has 0.weight integer \(3, 2\), the model has 0.w",
+        ),
+        ("0.bias", weights["0.bias"] > 0, r"it has 0.bias integer \(3,\)"),
+        (
+            "1.num_batches_tracked",
+            torch.tensor(1.5),
+            r"the model has 1.num_batches_tracked integer",
+        ),
+    ):
+        torch.save({**weights, name: tensor}, path)
+        if sentence:
+            with pytest.raises(UsageError, match=sentence):
+                load_weights(model, load_checkpoint(path))
+        else:
+            load_weights(model, load_checkpoint(path))
+
+
+def test_files_that_unpack_to_more_than_they_hold(tmp_path):
+    path = tmp_path / "c.pt"
+    torch.save({"a": torch.zeros(10**6)}, path)
+    with zipfile.ZipFile(path) as source:
+        entries = [(entry.filename, source.read(entry)) for entry in source.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, content in entries:
+            target.writestr(name, content)
+    with pytest.raises(UsageError, match="was not loaded"):
+        load_checkpoint(path)
+    for size in (10**6, 10**10):
+        with zipfile.ZipFile(path, "w") as target:
+            bomb = (
+                b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + size.to_bytes(8, "little") + b"\x85R."
+            )
+            target.writestr("c/data.pkl", bomb)
+            target.writestr("c/version", "3")
+        with pytest.raises(UsageError, match="was not loaded"):
+            load_checkpoint(path)
+        path.write_bytes(bomb)
+        with pytest.raises(UsageError, match="was not loaded"):
+            load_checkpoint(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_or_too_large(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(UsageError, match="it is no regular file"):
+        load_checkpoint(tmp_path / "pipe.pt")
+    with (tmp_path / "large.pt").open("wb") as file:
+        file.truncate(LIMIT + 1)
+    with pytest.raises(UsageError, match="it has more than 536,870,912 bytes"):
+        load_checkpoint(tmp_path / "large.pt")
 
 
 def test_hash_depends_on_name_type_shape_and_bytes_alone():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import small_runs
 import torch
+from records import changed
 from small_runs import (
     METADATA,
     PROVENANCE,
@@ -31,6 +32,8 @@ from DJSW import pipelines
 from DJSW.main import main
 from DJSW.recipes import Settings
 from DJSW.train import train_pipeline
+from utils.engine.history import COLUMNS
+from utils.engine.state import write_state
 from utils.errors import RunError, Stopped, UsageError
 from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
 from utils.records.files import atomic_write
@@ -302,7 +305,7 @@ def test_seconds_of_an_interrupted_epoch_are_added_up(tmp_path, monkeypatch):
             train_small(tmp_path, Settings(1, 5, 0.05, seed=3))
     state = torch.load(tmp_path / "run_resume.pt", weights_only=True)
     assert state["seconds"] > 0
-    torch.save({**state, "seconds": 1000.0}, tmp_path / "run_resume.pt")
+    write_state(tmp_path / "run_resume.pt", state | {"seconds": 1000.0})
     _, run = train_small(tmp_path, Settings(1, 5, 0.05, seed=3), resume=True)
     assert 1000 < run.history.rows[0]["seconds"] < 1100
     assert all(session["seconds"] > 0 for session in run.record.sessions)
@@ -317,11 +320,95 @@ def test_finished_run_is_left_unchanged(tmp_path, capsys):
     assert capsys.readouterr().out == "finished    before; nothing to do\n"
     assert files_of(tmp_path) == before
     assert len(run.history) == 2
-    record = json.loads(run.files.record.read_text())
     # as if killed just before the end
-    run.files.record.write_text(json.dumps({**record, "status": "running"}))
+    changed(run.files.record, lambda record: record.update(status="running"))
     train_small(tmp_path, settings, resume=True)
     assert json.loads(run.files.record.read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("content", ["", "{", 100_000 * "[", '{"sessions": 3}'], ids=len)
+def test_damaged_record_beside_a_good_state(tmp_path, content, capsys):
+    """The state alone suffices, and the best checkpoint is restored from it."""
+    settings = Settings(2, 5, 0.05, seed=3)
+    model, run = train_small(tmp_path, settings)
+    run.files.record.write_text(content)
+    run.files.best_checkpoint.write_bytes(b"")
+    again, _ = train_small(tmp_path, settings, resume=True)
+    out = capsys.readouterr().out
+    assert f"note        {run.files.record} is not a valid record of a run: " in out
+    assert "resumed from the state alone\n" in out
+    assert weights_sha256(again.state_dict()) == weights_sha256(model.state_dict())
+    load_checkpoint(run.files.best_checkpoint)
+    assert json.loads(run.files.record.read_text())["status"] == "finished"
+
+
+def edited(content: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return a state with one change that a digest cannot miss."""
+    weights = content["weights"]
+    (name, tensor), *_ = weights.items()
+    tensor, lr = tensor + (number == 0), 0.05 + (number == 1)
+    history = [{**row, "train_loss": 9.0} if number == 2 else row for row in content["history"]]
+    return {
+        **content,
+        "weights": {**weights, name: tensor},
+        "optimizer": {**content["optimizer"], "steps": torch.tensor(number == 3) + 1.0},
+        "history": history,
+        "metadata": {**content["metadata"], "settings": {"lr": lr}},
+        "losses": torch.ones(int(number == 4)),
+        "sessions": [{**content["sessions"][0], "command": "x"}] if number == 5 else [],
+    }
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_states_that_were_edited_are_refused(tmp_path, number):
+    """Every part is in the digest; the file's own checksums are those of the edited content."""
+    settings = Settings(2, 5, 0.05, seed=3)
+    train_small(tmp_path, settings)
+    path = tmp_path / "run_resume.pt"
+    torch.save(edited(torch.load(path, weights_only=True), number), path)
+    before = files_of(tmp_path)
+    with pytest.raises(UsageError, match=r"run_resume\.pt is damaged: it was changed; give"):
+        train_small(tmp_path, settings, resume=True)
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"losses": None}, "losses is 'None', expected Tensor"),
+        ({"seconds": "x"}, "seconds is 'x', expected float"),
+        ({"history": [{"epoch": 1}]}, r"history\[0\] lacks learning_rate"),
+        ({"history": [dict.fromkeys(["epoch", *COLUMNS[1:], "x"], 1)]}, "history has other col"),
+        ({"sessions": [3]}, r"sessions\[0\] is '3', expected an object"),
+        ({"metadata": {"settings": {"lr": {1}}}}, "it holds .* of type set"),
+        ({"metadata": {"settings": {"lr": 10**99}}}, "it holds an integer of more than 64 bits"),
+        ({"weights": {}}, "Error.s. in loading state_dict"),
+        ({"optimizer": {}}, "'steps'"),
+        ({"losses": torch.ones(99)}, "an epoch has 5 steps"),
+    ],
+    ids=str,
+)
+def test_states_with_odd_fields_are_refused(tmp_path, change, sentence):
+    """Even where their digest is right."""
+    settings = Settings(2, 5, 0.05, seed=3)
+    train_small(tmp_path, Settings(1, 5, 0.05, seed=3))
+    path = tmp_path / "run_resume.pt"
+    state = torch.load(path, weights_only=True)
+    if "metadata" in change:
+        change = {"metadata": {**state["metadata"], **change["metadata"]}}
+    if "of type set" in sentence:
+        torch.save({**state, **change}, path)  # no digest is of sets
+    else:
+        write_state(path, {**state, **change})
+    with pytest.raises(UsageError, match=f"run_resume.pt is damaged: {sentence}"):
+        train_small(tmp_path, settings, resume=True)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UsageError, match="cut off, damaged or no PyTorch file"):
+        train_small(tmp_path, settings, resume=True)
+    state.pop("losses")
+    torch.save(state, path)
+    with pytest.raises(UsageError, match="is damaged: it lacks losses"):
+        train_small(tmp_path, settings, resume=True)
 
 
 def test_later_best_checkpoint_of_a_killed_run_is_replaced(tmp_path):

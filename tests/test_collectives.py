@@ -34,7 +34,7 @@ class WMLP(nn.Module):
 """
 
 
-def start(project, count, *flags, each=list):
+def start(project, count, *flags, each=list, script="DJSW/main.py", start=processes.start):
     """Start the command as ``count`` ranks, with the variables that torchrun sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,9 +44,9 @@ def start(project, count, *flags, each=list):
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    command = [project / "DJSW" / "main.py", "--username", "waly", *flags]
+    command = [project / script, "--username", "waly", *flags]
     return [
-        processes.start(
+        start(
             [*command, *each()],
             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=project,
@@ -201,7 +201,8 @@ def test_signal_to_one_rank_stops_all_and_one_rank_resumes(project):
     epochs = len(losses_of(project, "stopped")) // 2 + 1
     statuses, out, err = train(project, 1, "stopped", "--resume", f"--num_epochs={epochs}")
     assert statuses == [0], err
-    (note,) = (line[12:] for line in out[0].splitlines() if line.startswith("note  "))
+    notes = [line[12:] for line in out[0].splitlines() if line.startswith("note  ")]
+    (note,) = (each for each in notes if not each.endswith("their origin is unknown"))
     assert (
         note.startswith("on 1 rank of 1 thread, cpu (") and ", after 2 ranks of 1 thread, " in note
     )
@@ -242,6 +243,78 @@ def test_lost_rank_ends_the_others_with_a_sentence(project, lost):
     first = "another of the 2 ranks was lost (" if lost else "unknown: killed, or its machine"
     assert sessions[0]["ended_by"].startswith(first)
     assert sessions[1]["ended_by"] == "finished"
+
+
+#: The command with a short limit; rank 0 takes longer than that to prepare its data.
+IMPATIENT = """
+import os, sys, time
+from datetime import timedelta
+sys.path[0] = os.getcwd()
+os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"
+from DJSW import main, train
+from utils.distributed import collectives
+collectives.TIMEOUT, collectives.ALIVE_EVERY = timedelta(seconds=4), 1
+prepare = train.prepare_training
+
+def prepare_slowly(args):
+    if collectives.rank() == 0:
+        print("preparing", flush=True)
+        time.sleep(6)
+    return prepare(args)
+
+train.prepare_training = prepare_slowly
+sys.exit(main.main())
+"""
+
+
+def start_impatient(project, name, epochs=100_000):
+    (project / "impatient.py").write_text(IMPATIENT)
+    flags = ("--exp_name", name, "--output_dir=weights/WMLP", "--train", "--device=cpu")
+    flags = (*flags, "--num_epochs", epochs)
+    return start(project, 2, *flags, script="impatient.py", start=start_python)
+
+
+def start_python(command, **options):
+    """Start a new Python: where torch is loaded already, it logs what a command keeps from it."""
+    pipe = subprocess.PIPE
+    words = [sys.executable, *map(str, command)]
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+def check_end(started, lost, sentence):
+    """Check that the rank that is left ends soon, with a sentence."""
+    began = time.monotonic()
+    status, left = started[1 - lost].wait(60), time.monotonic() - began
+    (_, error), who = started[1 - lost].communicate(), "error: " if lost else "rank 1: error: "
+    assert (status, error.count("\n")) == (1, 1), error
+    assert error.startswith(f"{who}{sentence}") and left < 25
+    started[lost].kill()
+    started[lost].communicate()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows has no SIGSTOP")
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_rank_that_is_lost_before_they_meet(project, lost, how):
+    started = start_impatient(project, "never")
+    started[lost].send_signal(getattr(signal, how))
+    check_end(started, lost, "the 2 ranks did not meet at 127.0.0.1:")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows has no SIGSTOP")
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("line", ["preparing", "epoch "])
+def test_rank_that_is_stopped_ends_the_other_with_a_sentence(project, lost, line):
+    started = start_impatient(project, "stopped")
+    while not started[0].stdout.readline().startswith(line):
+        assert started[0].poll() is None, started[0].communicate()
+    started[lost].send_signal(signal.SIGSTOP)
+    check_end(started, lost, "another of the 2 ranks was lost (")
+
+
+def test_rank_0_may_prepare_for_longer_than_the_limit(project):
+    statuses, _, err = finish(start_impatient(project, "patient", 2))
+    assert (statuses, err) == ([0, 0], ("", ""))
 
 
 @pytest.mark.parametrize(("count", "total"), [(1, 5), (2, 5), (3, 7), (4, 3), (8, 5843), (3, 0)])

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import torch
 from conftest import Call, digit_images, exit_status, write_h5
+from records import changed
 
 from DJSW import compare
 from DJSW import main as djsw
@@ -156,9 +157,7 @@ def test_a_group_counts_weights_once(call):
     # One run's name and seed with different weights (from different code, say): no group.
     weights = torch.load(first, weights_only=True)
     weights["weights"]["layer5.bias"] += 1
-    metadata = {
-        k: v for k, v in weights.items() if k not in ("weights", "weights_sha256", "format")
-    }
+    metadata = {k: v for k, v in weights.items() if k not in ("weights", "sha256", "format")}
     other = call.out / "u_checkpoint_best.pt"
     write_checkpoint(other, weights["weights"], metadata)
     _, table, _ = compared(call, *paths, evaluate(call, "d", other), name="e")
@@ -215,8 +214,10 @@ def test_other_test_sets_are_not_ranked_together(call, processed):
 
 def test_same_images_with_other_labels_are_another_test_set(call, processed, monkeypatch):
     a = untrained(call, "a", 0)
-    with h5py.File(processed / DATASETS["mnist_4_9"].test_file, "r+") as file:
-        file["labels"][:2] = file["labels"][:2][::-1]
+    with h5py.File(processed / DATASETS["mnist_4_9"].test_file) as file:
+        images, labels = file["images"][()], file["labels"][()]
+    labels[:2] = labels[:2][::-1]
+    write_h5(processed / DATASETS["mnist_4_9"].test_file, images, labels)
     b = untrained(call, "b", 1)
     drawn = []
     monkeypatch.setattr("utils.report.figures._save", lambda figure, path: drawn.append(figure))
@@ -288,8 +289,10 @@ def test_everyone_on_everything(call, monkeypatch):
     record_file = call.out.parent / "weights" / "WMLP" / "wmlp_std_run.json"
     text = record_file.read_text()
     again = ("--everyone", "--exp_name=std", "--output_dir", call.out.parent / "weights")
+    changed(record_file, lambda record: record["settings"].update(lr=0.01))
     for damaged, sentence in (
-        (text.replace('"lr": 0.001', '"lr": 0.01'), "with lr 0.01, here it is 0.001"),
+        (record_file.read_text(), "with lr 0.01, here it is 0.001"),
+        (text.replace('"lr": 0.001', '"lr": 0.01'), "it was changed"),
         (text[:99], "is not a valid record of a run"),
         ("[]", "is not a valid record of a run"),
     ):
@@ -297,6 +300,12 @@ def test_everyone_on_everything(call, monkeypatch):
         status, _, err = call(compare.main, *again, "--check")
         assert status == 2 and sentence in err, err
     record_file.write_text(text)
+    best = record_file.with_name("wmlp_std_checkpoint_best.pt")
+    own = best.read_bytes()
+    best.write_bytes(best.with_name("wmlp_std_mnist_0_3_checkpoint_best.pt").read_bytes())
+    status, _, err = call(compare.main, *again, "--check")
+    assert status == 2 and "wmlp_std_checkpoint_best.pt is not of the run of" in err
+    best.write_bytes(own)
     weights = call.out.parent / "weights" / "SMLP" / "smlp_std_checkpoint_best.pt"
     before = weights.stat().st_mtime_ns
     status, out, _ = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out)

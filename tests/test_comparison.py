@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from utils.records.evaluation import Evaluation, metric_values
-from utils.report.comparison_page import chart_rows, comparison_csv, comparison_page
+from utils.report.comparison_page import comparison_csv, comparison_page
 from utils.statistics import comparison, intervals
 from utils.statistics.comparison import mean_and_deviation, rank_by_test_set
 
@@ -18,7 +18,7 @@ LABELS = np.resize([0, 1], 40)
 METRICS = ("balanced_accuracy", "f1", "cross_entropy", "brier", "expected_calibration_error")
 
 
-def evaluation(name, errors, *, seed=None, weights=None, saved="best", lr=0.1, images="i"):
+def evaluation(name, errors, *, seed=None, weights=None, saved="best", lr=0.1, images="i", width=2):
     """Return an evaluation whose first ``errors`` predictions are wrong."""
     predicted = LABELS.copy()
     predicted[:errors] ^= 1
@@ -27,7 +27,7 @@ def evaluation(name, errors, *, seed=None, weights=None, saved="best", lr=0.1, i
     record: Any = {
         "exp_name": name,
         "username": "ann",
-        "model": {"name": "M", "layers": "M 2-2", "parameters": 6},
+        "model": {"name": "M", "arguments": {"width": width}, "layers": "M 2-2", "parameters": 6},
         "checkpoint": {"sha256": weights or f"{name} {saved}"},
         "training": None if seed is None else training,
         "dataset": {"name": "d", "images_sha256": images, "labels_sha256": "l"},
@@ -66,7 +66,6 @@ def test_only_equal_images_are_one_test_set():
     assert found[0].name != found[1].name and not found[0].differences
     page = comparison_page(found, "x")
     assert f"nothing is ranked across them: {found[0].name}, {found[1].name}." in page
-    assert [len(rows) for rows in chart_rows(found).values()] == [1, 1]
 
 
 def test_runs_that_differ_in_the_seed_are_one_entry():
@@ -149,3 +148,11 @@ def test_record_is_plain():
     assert [row["rank"] for row in record["ranking"]] == [1, 2]
     (difference,) = record["differences"]
     assert (difference["first"], difference["only_first"], difference["only_second"]) == ("a", 1, 0)
+
+
+def test_arguments_of_the_network_are_named_where_they_differ():
+    found = rank_by_test_set([evaluation("a", 9, seed=1), evaluation("b", 3, seed=1, width=4)])
+    page = comparison_page(found, "x", ["usps_0_6"])
+    assert "- b: lr 0.1; seed 1; width 4\n- a: lr 0.1; seed 1; width 2" in page
+    assert "Left out, since their digits were out of reach: usps_0_6." in page
+    assert "Left out" not in comparison_page(found, "x")

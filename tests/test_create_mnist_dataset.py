@@ -36,7 +36,7 @@ def test_file_has_the_kept_digits_and_their_provenance(raw_mnist, tmp_path):
         assert np.array_equal(images, IMAGES[::-1][kept])
         assert np.array_equal(labels, LABELS[::-1][kept])
         attributes = dict(file.attrs)
-    assert attributes["schema_version"] == 1
+    assert attributes["schema_version"] == 2
     assert attributes["dataset"] == "mnist"
     assert attributes["split"] == "test"
     assert attributes["kept_labels"].tolist() == [4, 9]

@@ -87,7 +87,7 @@ def test_altered_or_missing_raw_files(tmp_path, monkeypatch):
     assert not (tmp_path / "u.h5").exists()
 
 
-def test_the_user_s_files_are_copied(tmp_path, monkeypatch):
+def test_the_user_s_files_are_copied(tmp_path, monkeypatch, capsys):
     """The next shell needs no variable; an altered file is not taken over."""
     values = np.tile(np.linspace(-1, 1, 256), (4, 1))
     lines = "".join(f"{k} {' '.join(map(str, row))}\n" for k, row in enumerate(values))
@@ -107,8 +107,9 @@ def test_the_user_s_files_are_copied(tmp_path, monkeypatch):
     (own / "zip.test.gz").unlink()
     (tmp_path / "zip.test.gz").write_bytes(content + b" ")
     monkeypatch.setenv("DJSW_RAW_USPS", str(tmp_path))
-    with pytest.raises(RunError, match="expected"):
+    with pytest.raises(RunError, match="no source has them"):
         usps.create_usps_h5(tmp_path / "w.h5", train=False)
+    assert "zip.test.gz has the SHA256" in capsys.readouterr().out
     assert not list(own.iterdir())
 
 

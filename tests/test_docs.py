@@ -103,7 +103,7 @@ def add_examples(folder, page):
     (folder / "models" / f"{name}.py").write_text(network)
     tables = folder / "DJSW" / "pipelines.py"
     text = tables.read_text()
-    for table, entry in zip(("PEOPLE = {\n", "DATASETS = {\n"), entries, strict=False):
+    for table, entry in zip(("PEOPLE = dict(\n", "DATASETS = {\n"), entries, strict=False):
         assert text.count(table) == 1
         text = text.replace(table, table + entry)
     tables.write_text(text)

@@ -5,7 +5,7 @@ import os
 import pytest
 from conftest import SLURM, TORCHRUN
 
-from utils.distributed.environment import RankInfo, rank_info
+from utils.distributed.environment import RankInfo, env_rank, rank_info
 from utils.errors import UsageError
 
 
@@ -47,3 +47,17 @@ def test_a_batch_script_is_no_rank(variables):
     variables.setenv("SLURM_NTASKS", "16")
     variables.setenv("SLURM_PROCID", "0")
     assert rank_info() == RankInfo(0, 1, 0)
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", *SLURM])
+@pytest.mark.parametrize("value", ["x", "-1", "1.5", "²", 5000 * "9"])
+def test_variables_that_are_no_numbers(variables, name, value):
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_PORT": "1"}
+    named = SLURM if name in SLURM else torchrun
+    for each in ({"MASTER_ADDR": "a"}, named, {name: value}):
+        for variable, text in each.items():
+            variables.setenv(variable, text)
+    assert env_rank() in (0, 1, 11)
+    if name != "SLURM_STEP_NUM_NODES":  # it is compared with 1 only
+        with pytest.raises(UsageError, match=f"^{name} is '.*', not a whole number; start with"):
+            rank_info()

@@ -205,12 +205,12 @@ def test_concurrent_evaluations_of_a_name(measured, tmp_path):
     folder, _ = measured
     path = folder / "g_metrics.json"
     taken = UsageError("taken")
-    with exclusive_output(path, taken):
-        with pytest.raises(UsageError, match="taken"), exclusive_output(path, taken):
+    with exclusive_output(path, taken, "metrics"):
+        with pytest.raises(UsageError, match="taken"), exclusive_output(path, taken, "metrics"):
             pass
     assert not list(folder.glob(".g*"))
     path.touch()
-    with pytest.raises(UsageError, match="taken"), exclusive_output(path, taken):
+    with pytest.raises(UsageError, match="taken"), exclusive_output(path, taken, "metrics"):
         pass
 
 

@@ -56,3 +56,11 @@ def test_error_rates_by_test_set(tmp_path, drawn):
 def test_saved_as_png_with_any_title(tmp_path):
     figures.save_confusion(tmp_path / "c.png", "数字", [[1, 0], [0, 1]], [3, 8])
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["a$\\frac$b", "$x$", "one $", "bad\udcff", "new\nline"])
+def test_names_are_drawn_as_they_are(tmp_path, name):
+    figures.save_error_rates(tmp_path / "e.png", name, {name: [(name, 0.9, 0.85, 0.95)]})
+    figures.save_confusion(tmp_path / "c.png", name, [[1, 0], [0, 1]], [3, 8])
+    figures.save_mosaic(tmp_path / "m.png", name, np.zeros((1, 9, 9)), ["a"], columns=1)
+    assert len(list(tmp_path.iterdir())) == 3

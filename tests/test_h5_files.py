@@ -1,6 +1,9 @@
 """HDF5 files of one split: writing, verifying, replacing."""
 
+import hashlib
 import os
+import signal
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -34,6 +37,89 @@ def test_color_images_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def write_old_form(path, **changed):
+    """Write what the first version wrote, with the attributes of ``path``'s file."""
+    data = MnistH5Dataset(path)
+    path.unlink()  # it is mapped
+    with h5py.File(path, "w") as file:
+        file["images"], file["labels"] = data.images, data.labels
+        file.attrs.update(data.attributes | {"schema_version": 1} | changed)
+
+
+def test_older_form_is_used_and_replaced(raw_mnist, tmp_path, capsys):
+    raw_mnist.mkdir()
+    copy_raw_mnist(raw_mnist)
+    path = mnist.create_mnist_h5(tmp_path / "m.h5")
+    content = path.read_bytes()
+    write_old_form(path)
+    data = MnistH5Dataset(path)
+    data.check_attributes(dataset="mnist", split="train")
+    assert data.source == "MNIST IDX files"
+    assert np.array_equal(data.images, IMAGES)
+    assert "43 images" in h5_files.verify(path)
+    mnist.create_mnist_h5(path)
+    assert "schema_version is 1, expected 2" in capsys.readouterr().out
+    assert path.read_bytes() == content
+
+
+def test_verify_compares_with_what_hdf5_finds(raw_mnist, tmp_path):
+    """A header that describes other bytes, with the right hash, is not of the file's digits."""
+    raw_mnist.mkdir()
+    copy_raw_mnist(raw_mnist)
+    path = mnist.create_mnist_h5(tmp_path / "m.h5")
+    content = path.read_bytes()
+    hidden = LABELS[::-1].tobytes()
+    labels_sha256 = [hashlib.sha256(each).hexdigest().encode() for each in (LABELS, hidden)]
+    header, rest = content[77:4096].replace(*labels_sha256), content[4096:] + hidden
+    place = content.index(LABELS.tobytes(), 4096 + IMAGES.size)
+    header = header.replace(str(place).encode(), str(len(content)).encode()).ljust(4019)[:4019]
+    digest = hashlib.sha256(header + rest).hexdigest().encode()
+    path.write_bytes(b"DJSW sha256 " + digest + b"\n" + header + rest)
+    MnistH5Dataset(path).check_attributes()
+    with pytest.raises(RunError, match="HDF5 finds other digits in it"):
+        h5_files.verify(path)
+
+
+def test_what_killed_writers_left_is_removed_after_an_hour(raw_mnist, tmp_path):
+    raw_mnist.mkdir()
+    copy_raw_mnist(raw_mnist)
+    old, new = tmp_path / ".m.h5.01234567.tmp", tmp_path / ".m.h5.89abcdef.tmp"
+    others = tmp_path / ".mm.h5.01234567.tmp"
+    for path in (old, new, others):
+        path.touch()
+        os.utime(path, times=(0, 0) if path != new else None)
+    mnist.create_mnist_h5(tmp_path / "m.h5")
+    assert [path.exists() for path in (old, new, others)] == [False, True, True]
+
+
+def test_only_regular_files_are_replaced(tmp_path):
+    with pytest.raises(UsageError, match="is not a regular file"):
+        mnist.create_mnist_h5(os.devnull)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UsageError, match="is not a regular file"):
+            mnist.create_mnist_h5(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system limits no file's size")
+def test_full_disk_is_one_sentence(tmp_path, checkout, run_script):
+    """The system's error, and nothing of HDF5's, which would write while the file is closed."""
+    raw = checkout / "data" / "raw" / "mnist"
+    raw.mkdir(parents=True)
+    copy_raw_mnist(raw)
+    script = checkout / "datasetprep" / "create_mnist_dataset.py"
+    source = script.read_text()
+    for name, published in mnist.RAW_SHA256.items():
+        source = source.replace(published, hashlib.sha256(RAW_MNIST[name]).hexdigest())
+    limit = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (35_000, 35_000))\n"
+    script.write_text(source.replace("import gzip\n", limit + "import gzip\n"))
+    created = run_script(script, "--train", "--output", tmp_path / "m.h5")
+    assert created.returncode == 1
+    assert created.stderr == f"error: File too large: {tmp_path / 'm.h5'}\n"
+    assert not list(tmp_path.glob("*.h5*")) and not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize("contents", ["test split", "other digits", "altered", "not hdf5"])
 def test_file_with_other_contents_is_replaced(raw_mnist, tmp_path, contents):
     raw_mnist.mkdir()
@@ -62,7 +148,7 @@ def test_failed_write_keeps_the_old_file(raw_mnist, tmp_path, monkeypatch):
     def fails(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(h5_files, "array_hashes", fails)
+    monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(OSError, match="No space") as raised:
         mnist.create_mnist_h5(path, labels_to_keep=[1])
     assert raised.value.filename == str(path)
@@ -84,6 +170,11 @@ def test_verify_detects_one_altered_byte(raw_mnist, tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(IMAGES.tobytes()) + 5000] ^= 1
     path.write_bytes(content)
+    with pytest.raises(RunError, match="damaged, its SHA-256 is not that of its first line"):
+        h5_files.verify(path)
+    path.write_bytes(content)
+    mnist.create_mnist_h5(path)
+    write_old_form(path, images_sha256="0" * 64)
     with pytest.raises(RunError, match="altered, images_sha256 is"):
         h5_files.verify(path)
 
@@ -91,7 +182,7 @@ def test_verify_detects_one_altered_byte(raw_mnist, tmp_path):
 def test_verify_requires_all_attributes(tmp_path):
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file["images"], file["labels"] = IMAGES, LABELS
-        file.attrs["images_sha256"] = 3
+        file.attrs["images_sha256"] = "3"
     with pytest.raises(RunError, match="missing attributes schema_version, .*labels_sha256"):
         h5_files.verify(tmp_path / "old.h5")
 

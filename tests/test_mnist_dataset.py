@@ -1,7 +1,10 @@
 """MnistH5Dataset against the arrays that were written, for every kind of index and worker."""
 
+import hashlib
 import os
 import pickle
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from utils.engine.batches import batches, load_rows, predict
 from utils.errors import RunError
 from utils.mnist_dataset import DigitClasses, MnistH5Dataset
+from utils.records.h5 import h5_bytes
 
 IMAGES, LABELS = digit_images((4, 5, 6, 7, 8, 9), (28, 28), 75)
 SCALED = (IMAGES.astype(np.float32) / np.float32(255))[:, None]
@@ -87,11 +91,221 @@ def test_no_hdf5_handle_stays_open(path):
     assert np.array_equal(pickle.loads(pickle.dumps(data))[:][0], SCALED)
 
 
-def test_contiguous_images_are_memory_mapped_and_pickled_as_a_path(contiguous):
-    data = MnistH5Dataset(contiguous)
-    assert not data.images.flags.owndata
-    assert not data.images.flags.writeable
-    assert len(pickle.dumps(data)) < 1000
+def ours(path: Path, **attributes: object) -> Path:
+    """Write a file as ``datasetprep`` does, with the ``attributes``."""
+    path.write_bytes(h5_bytes(IMAGES, LABELS, attributes))
+    return path
+
+
+def test_images_are_memory_mapped_and_pickled_as_a_path(contiguous, tmp_path):
+    for path in (contiguous, ours(tmp_path / "ours.h5")):  # the first is a copy in memory
+        data = MnistH5Dataset(path)
+        assert not data.images.flags.owndata
+        assert not data.images.flags.writeable
+        assert len(pickle.dumps(data)) < 1000
+
+
+def test_files_of_ours_are_mapped_where_hdf5_has_them_without_its_library(tmp_path, monkeypatch):
+    path = ours(tmp_path / "digits.h5", schema_version=2)
+    with h5py.File(path) as file:
+        assert (file.userblock_size, file.attrs["schema_version"]) == (4096, 2)
+        for name, array in (("images", IMAGES), ("labels", LABELS)):
+            assert np.array_equal(file[name], array)
+            offset = file[name].id.get_offset()
+            assert path.read_bytes()[offset:].startswith(array.tobytes())
+    monkeypatch.setattr("subprocess.run", None)
+    monkeypatch.setattr("h5py.File", None)
+    data = MnistH5Dataset(path)
+    with path.open("r+b") as file:  # what another process writes is seen through the map
+        file.seek(path.read_bytes().index(IMAGES.tobytes()))
+        file.write(b"\0" * 784)
+    assert np.array_equal(data.labels, LABELS)
+    assert np.array_equal(data.images[1:], IMAGES[1:])
+    assert not data.images[0].any()
+
+
+def test_any_changed_byte_of_a_file_of_ours_is_noticed(tmp_path):
+    """Without its mark it is another tool's, whose attributes say that it was ours."""
+    path = ours(tmp_path / "digits.h5", schema_version=2)
+    content = path.read_bytes()
+    places = np.random.default_rng(0).integers(12, len(content), 300)
+    for place in (0, *range(12, 80), *places):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(RunError, match="damaged, its (SHA-256|first line) is not"):
+            MnistH5Dataset(path)
+
+
+def with_hash(header: bytes, rest: bytes) -> bytes:
+    content = header.ljust(4096 - 77) + rest
+    return b"DJSW sha256 " + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+PLACES = '[["|u1", [1, 2, 2], 4096], ["|u1", [1], 4100]]'
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "3",
+        "[" * 4000,
+        '{"attributes": {}}',
+        f'{{"attributes": [], "arrays": {PLACES}}}',
+        f'{{"attributes": {{"split": 3}}, "arrays": {PLACES}}}',
+        f'{{"attributes": {{"split": "a\\u001b[31m"}}, "arrays": {PLACES}}}',
+        f'{{"attributes": {{"split": "\\ud800"}}, "arrays": {PLACES}}}',
+        f'{{"attributes": {{"other": "a"}}, "arrays": {PLACES}}}',
+        *(
+            f'{{"attributes": {{}}, "arrays": {PLACES.replace(old, new)}}}'
+            for old, new in [
+                ("4096", "-1"),
+                ("4096", "9000"),
+                ("4096", "1e3"),
+                ("4096", "9" * 40),
+                ("[1]", "[-1, -1]"),
+                ("[1]", "[100000000000000]"),
+                ("[1]", "1"),
+                ("|u1", "|O"),
+                ("|u1", "u1,O"),
+                ("|u1", "unknown"),
+            ]
+        ),
+    ],
+)
+def test_hostile_header_with_the_right_hash_is_refused(tmp_path, header):
+    path = tmp_path / "digits.h5"
+    path.write_bytes(with_hash(header.encode(), bytes(100)))
+    with pytest.raises(RunError) as raised:
+        MnistH5Dataset(path)
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 400
+
+
+def external(file: h5py.File) -> None:
+    raw = Path(file.filename).with_name("raw")
+    raw.write_bytes(IMAGES.tobytes())
+    file.create_dataset("images", IMAGES.shape, "u1", external=[(raw, 0, IMAGES.nbytes)])
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout(IMAGES.shape, "u1")
+    layout[:] = h5py.VirtualSource(".", "images", IMAGES.shape)  # itself
+    file.create_virtual_dataset("images", layout)
+
+
+def linked(file: h5py.File) -> None:
+    write_h5(Path(file.filename).with_name("other.h5"), IMAGES, LABELS)
+    file["images"] = h5py.ExternalLink("other.h5", "images")
+
+
+def soft_linked(file: h5py.File) -> None:
+    file["elsewhere"] = IMAGES
+    file["images"] = h5py.SoftLink("/elsewhere")
+
+
+def partly_written(file: h5py.File) -> None:
+    file.create_dataset("images", IMAGES.shape, "u1", chunks=(5, 28, 28))[:70] = IMAGES[:70]
+
+
+FOREIGN: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    "external storage": (external, "no dataset 'images' that is stored in the file itself"),
+    "virtual": (virtual, "no dataset 'images' that is stored in the file itself"),
+    "external link": (linked, "no dataset 'images' that is stored in the file itself"),
+    "soft link": (soft_linked, "no dataset 'images' that is stored in the file itself"),
+    "never written": (
+        lambda file: file.create_dataset("images", IMAGES.shape, "u1"),
+        "images were never written",
+    ),
+    "partly written": (partly_written, "images were never written, or only some of them"),
+    "gigabytes of zeros": (
+        lambda file: file.create_dataset("images", (10**8, 28, 28), "u1", chunks=(10**6, 28, 28)),
+        r"images uint8 \(100000000, 28, 28\), expected .* at most 268435456 bytes",
+    ),
+    "more than 64 bits": (
+        lambda file: file.create_dataset("images", (2**40, 2**12, 2**12), "u1", chunks=(9, 9, 9)),
+        "expected integers of at most 268435456 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_only_digits_stored_in_the_file_itself_are_read(tmp_path, name):
+    create, message = FOREIGN[name]
+    with h5py.File(tmp_path / "digits.h5", "w") as file:
+        create(file)
+        file["labels"] = LABELS
+    with pytest.raises(RunError, match=message):
+        MnistH5Dataset(tmp_path / "digits.h5")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3, "attribute split is '3'"),
+        ("a\nb", r"attribute split is 'a\\nb'"),
+        (h5py.Empty("i4"), "damaged: Object of type Empty"),
+        (np.void(b"\xff"), "damaged: Object of type bytes"),
+        (np.array([b"\xff"], "S1"), "damaged: Object of type bytes"),
+        ("x" * 5000, "attributes take more than 4019 bytes"),
+    ],
+    ids=["number", "newline", "empty", "opaque", "no text", "long"],
+)
+def test_odd_attributes_are_refused(contiguous, value, message):
+    with h5py.File(contiguous, "r+") as file:
+        file.attrs["split"] = value
+        file.attrs["of others"] = h5py.Empty("i4")  # no matter
+    with pytest.raises(RunError, match=message):
+        MnistH5Dataset(contiguous)
+
+
+def test_integers_of_four_bits_are_read_as_hdf5_reads_them(tmp_path):
+    """In the file they are shifted, so that its bytes are not the values."""
+    kind = h5py.h5t.STD_U8LE.copy()
+    kind.set_precision(4)
+    kind.set_offset(4)
+    with h5py.File(tmp_path / "digits.h5", "w") as file:
+        space = h5py.h5s.create_simple(IMAGES.shape)
+        h5py.h5d.create(file.id, b"images", kind, space).write(
+            h5py.h5s.ALL, h5py.h5s.ALL, IMAGES // 16
+        )
+        file["labels"] = LABELS
+    assert np.array_equal(MnistH5Dataset(tmp_path / "digits.h5").images, IMAGES // 16)
+
+
+def test_file_that_crashes_hdf5_is_refused(tmp_path):
+    """One flipped bit, as in a file of USPS; the library of another version may refuse it."""
+    path = tmp_path / "digits.h5"
+    with h5py.File(path, "w") as file:
+        file["images"], file["labels"] = IMAGES, LABELS
+        file.attrs.update(schema_version=1, dataset="usps", split="test", kept_labels=[0, 1, 2])
+    content = bytearray(path.read_bytes())
+    content[content.index(b"dataset\0\x19") + 9] ^= 2  # the kind of its variable length: a text
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="crashes the HDF5 library, status -|damaged"):
+        MnistH5Dataset(path)
+
+
+def test_library_that_hangs_is_stopped(contiguous, monkeypatch):
+    run = subprocess.run
+    patient = {"timeout": 0.01}
+    monkeypatch.setattr("subprocess.run", lambda *a, **options: run(*a, **options | patient))
+    with pytest.raises(RunError, match="takes more than 10 s"):
+        MnistH5Dataset(contiguous)
+
+
+def test_pipes_devices_folders_and_huge_files_are_refused(tmp_path):
+    paths = [tmp_path, Path(os.devnull)]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        paths.append(tmp_path / "pipe")
+    for path in paths:
+        with pytest.raises(RunError, match="not a regular file"):
+            MnistH5Dataset(path)
+    with (tmp_path / "sparse.h5").open("wb") as file:
+        file.truncate(10**10)
+    with pytest.raises(RunError, match="10000000000 bytes, more than 268435456"):
+        MnistH5Dataset(tmp_path / "sparse.h5")
 
 
 def test_user_block_before_the_hdf5_data(tmp_path):

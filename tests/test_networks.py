@@ -1,5 +1,6 @@
 """Networks: built, tried on a batch, and the sentences that mistakes of one's own get."""
 
+import re
 import sys
 from typing import Any
 
@@ -29,6 +30,7 @@ class Net(nn.Module):
             nn.Dropout(0.3),
             nn.Linear(channels * 16, classes),
         )
+        self.more = [nn.Linear(256, classes)]
 
     def forward(self, x):
         return self.layers(x)
@@ -72,7 +74,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], dict[str, Any], list[str], list[str]]
     ),
     "no such class": (("", ""), {"model": "own.net:Nett"}, [], ["has no attribute 'Nett'"]),
     "no colon": (("", ""), {"model": "own.net.Net"}, [], ["not of the form 'module:Class'"]),
-    "no class": (("", ""), {"model": "own.net:nn"}, [], ["not a class of torch.nn.Module"]),
+    "no class": (("", ""), {"model": "own.net:nn"}, [], ["is not a torch.nn.Module (class"]),
     "syntax": (
         ("nn.ReLU(),", "nn.ReLU("),
         {},
@@ -90,7 +92,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], dict[str, Any], list[str], list[str]]
         ("channels=4", "channels"),
         {},
         [],
-        ["the entry of anna does not fit Net(classes, channels)", "'channels'"],
+        ["entry of anna gives classes, which does not fit Net(classes, channels)", "'channels'"],
     ),
     "argument unknown": (
         ("", ""),
@@ -108,21 +110,64 @@ MISTAKES: dict[str, tuple[tuple[str, str], dict[str, Any], list[str], list[str]]
         ("16, classes)", "16, 6)"),
         {},
         [],
-        ["gives (2, 6) for images (2, 1, 16, 16) of usps_0_6, expected (2, 7)"],
+        ["returns (2, 6) for images (2, 1, 16, 16) of usps_0_6, expected (2, 7)"],
     ),
     "size of a layer": (
         ("channels * 16,", "channels * 49,"),
         {},
         [],
-        ["own/net.py, line 18: Net fails", "mat1 and mat2 shapes cannot be multiplied"],
+        ["own/net.py, line 19: Net fails", "mat1 and mat2 shapes cannot be multiplied"],
     ),
-    "no flatten": (("            nn.Flatten(),\n", ""), {}, [], ["line 17: Net fails"]),
-    "nothing returned": (("return self", "self"), {}, [], ["gives None", "expected (2, 7)"]),
+    "no flatten": (("            nn.Flatten(),\n", ""), {}, [], ["line 18: Net fails"]),
+    "nothing returned": (
+        ("return self", "self"),
+        {},
+        [],
+        ["returns a NoneType", "expected (2, 7)"],
+    ),
     "nothing to train": (
         ("        self.layers = ", "        self.layers = nn.Flatten()\n        unused = "),
         {},
         [],
-        ["no parameters to train"],
+        ["no parameters to train; make layers in the constructor"],
+    ),
+    "argument given twice": (
+        ("", ""),
+        {"arguments": {"classes": 7}},
+        [],
+        ["remove classes from arguments"],
+    ),
+    "path": (("", ""), {"model": "own/net.py:Net"}, [], ["such as 'models.smlp:SMLP'"]),
+    "input changed": (
+        ("return self.layers(x)", "x -= 0.5; return self.layers(x)"),
+        {},
+        [],
+        ["Net changes its input"],
+    ),
+    "tuple": (("return self.layers(x)", "return self.layers(x), 0"), {}, [], ["returns a tuple"]),
+    "not finite": (("return self.layers(x)", "return self.layers(x) / 0"), {}, [], ["not finite"]),
+    "detached": (
+        ("return self.layers(x)", "return self.layers(x).detach()"),
+        {},
+        [],
+        ["other weights than its parameters", "without detach()"],
+    ),
+    "list of layers": (
+        ("return self.layers(x)", "return self.layers(x) + self.more[0](x.flatten(1))"),
+        {},
+        [],
+        ["lists of them nn.ModuleList"],
+    ),
+    "lazy": (("nn.Linear(channels * 16,", "nn.LazyLinear("), {}, [], ["lazy layers"]),
+    "exit": (("return self.layers(x)", "raise SystemExit(3)"), {}, [], ["line 19: Net fails"]),
+    "one image in the last batch": (
+        (
+            "            nn.Linear",
+            "            nn.BatchNorm1d(channels * 16),\n            nn.Linear",
+        ),
+        {},
+        ["--batch_size=107"],
+        ["fails on images (1, 1, 16, 16)", "Expected more than 1 value per channel"],
     ),
     "set unknown": (
         ("", ""),
@@ -172,7 +217,7 @@ def test_trying_a_network_changes_nothing(anna, monkeypatch):
     anna("--check")  # her entry and module
     model, _ = build_model("anna", "usps_0_6")
     before, random = weights_sha256(model.state_dict()), torch.get_rng_state()
-    networks.try_model(model, "anna", "usps_0_6", train=True)
+    networks.try_model(model, "anna", "usps_0_6", 2, train=True)
     assert weights_sha256(model.state_dict()) == before
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -190,15 +235,15 @@ def test_arguments_of_entry_and_flag(anna, tmp_path):
     assert status == 0 and "resumed" in out, error
     status, out, _ = anna(f"--load_checkpoint={weights}", train=False)
     assert status == 0
-    assert "note        anna's entry is Net with 503 parameters; these weights are another" in out
+    assert "note        channels is 3, in anna's entry 4" in out
 
 
-@pytest.mark.parametrize("probabilities", [True, False])
-def test_a_softmax_is_a_warning(anna, probabilities):
-    text = CNN.replace("self.layers(x)", "self.layers(x).softmax(1)") if probabilities else CNN
+@pytest.mark.parametrize("function", ["softmax(1)", "sigmoid()", "log_softmax(1)"])
+def test_probabilities_are_a_warning(anna, function):
+    text = CNN.replace("self.layers(x)", f"self.layers(x).{function}")
     status, out, error = anna("--check", text=text)
     assert (status, error) == (0, "")
-    assert ("warning     Net returns probabilities; return logits" in out) == probabilities
+    assert ("warning     Net returns values from 0 to 1" in out) == (function != "log_softmax(1)")
 
 
 @pytest.mark.parametrize("lr", [1e4, 1e-3])
@@ -270,3 +315,73 @@ def test_arguments_are_recorded_with_their_defaults():
         "hidden_dim": 100,
         "negative_slope": 0.01,
     }
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        (60_000, "hidden_dim is 60000, it holds 36,507 weights"),
+        (10**18, "hidden_dim is 1000000000000000000, it holds 36,507 weights"),
+        (
+            36_000,
+            r"does not fit WMLP 256-36000-36000-7: it has fc1.bias \(100,\), the model has fc1",
+        ),
+        ("wide", "WMLP does not take"),
+    ],
+)
+def test_arguments_out_of_proportion_are_refused_before_they_take_memory(tmp_path, size, sentence):
+    model, arguments = build_model("waly", "usps_0_6")
+    arguments = {**arguments, "hidden_dim": size}
+    metadata = {
+        "model": {"name": "WMLP", "arguments": arguments},
+        "dataset": {"name": "usps_0_6"},
+        "classes": [*range(7)],
+    }
+    write_checkpoint(tmp_path / "c.pt", model.state_dict(), metadata)
+    with pytest.raises(UsageError, match=sentence):
+        build_model("waly", "usps_0_6", load_checkpoint(tmp_path / "c.pt"))
+
+
+def test_a_checkpoint_is_loaded_without_drawing_more_random_numbers(tmp_path):
+    """Training from starting weights draws the same numbers, however they were checked."""
+    model, arguments = build_model("waly", "usps_0_6")
+    metadata = {
+        "model": {"name": "WMLP", "arguments": arguments},
+        "dataset": {"name": "usps_0_6"},
+        "classes": [*range(7)],
+    }
+    write_checkpoint(tmp_path / "c.pt", model.state_dict(), metadata)
+    states = []
+    for checkpoint in (None, load_checkpoint(tmp_path / "c.pt")):
+        torch.manual_seed(0)
+        build_model("waly", "usps_0_6", checkpoint)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+ENTRIES = {
+    "keyword": ('dataset="usps_0_6"', 'datset="usps_0_6"', "TypeError: Person.__init__() got an"),
+    "missing": ('dataset="usps_0_6",', "", "TypeError: Person.__init__() missing 1 required"),
+    "quotes": ('dataset="usps_0_6"', "dataset=usps_0_6", "NameError: name 'usps_0_6' is not"),
+    "comma": ('dataset="usps_0_6",', 'dataset="usps_0_6"', "SyntaxError: invalid syntax"),
+    "twice": ("    waly=Person", "    sigurd=Person", "SyntaxError: keyword argument repeated"),
+    "tuple": (
+        "    waly=Person(",
+        "    eve=(1, 2),\n    waly=Person(",
+        "the entry of eve is a tuple",
+    ),
+    "class": ("models.wmlp:WMLP", "models.other:SMLP", "have one name; rename a class"),
+}
+
+
+@pytest.mark.parametrize("mistake", ENTRIES)
+def test_mistakes_in_the_table_are_one_sentence(checkout, run_script, mistake):
+    before, after, sentence = ENTRIES[mistake]
+    table = checkout / "DJSW" / "pipelines.py"
+    text = table.read_text()
+    assert text.count(before) == 1
+    table.write_text(text.replace(before, after))
+    ran = run_script(checkout / "DJSW" / "main.py", "--help")
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1, ran.stderr
+    assert re.match(r"error: .*/DJSW/pipelines.py, line \d+: ", ran.stderr)
+    assert sentence in ran.stderr

@@ -1,14 +1,18 @@
 """Every person of the table on every dataset of the table."""
 
+import json
 import re
 from pathlib import Path
 
 import h5py
 import pytest
+from conftest import digit_images, write_h5
 
+from DJSW import main as djsw
 from DJSW.networks import build_model
 from DJSW.pipelines import DATASETS, PEOPLE, import_object, open_split
 from utils.errors import RunError
+from utils.mnist_dataset import MnistH5Dataset
 from utils.records.files import ROOT
 
 PUBLISHED = {
@@ -33,7 +37,7 @@ def test_missing_file_is_created_and_reported(tmp_path, monkeypatch, capsys, pro
 
     def create(path: Path, train: bool, labels_to_keep: tuple[int, ...]) -> None:
         made.append((path, train, labels_to_keep))
-        (processed / "mnist_4_9.h5").rename(path)
+        write_h5(path, *digit_images((4, 5, 6, 7, 8, 9), (28, 28), 120))
 
     monkeypatch.setattr("DJSW.pipelines.import_object", lambda name: create)
     path = processed / "mnist_test_4_9.h5"
@@ -50,6 +54,8 @@ def test_missing_file_is_created_and_reported(tmp_path, monkeypatch, capsys, pro
 )
 def test_files_with_other_attributes_are_refused(processed, change):
     path = processed / "mnist_4_9.h5"
+    data = open_split("mnist_4_9", train=True)
+    write_h5(path, data.images, data.labels)
     with h5py.File(path, "r+") as file:
         file.attrs.update(dataset="mnist", split="train", kept_labels=[4, 5, 6, 7, 8, 9])
     open_split("mnist_4_9", train=True)
@@ -58,6 +64,30 @@ def test_files_with_other_attributes_are_refused(processed, change):
     (name, value), *_ = change.items()
     with pytest.raises(RunError, match=f"{name} is {re.escape(str(value))}, expected"):
         open_split("mnist_4_9", train=True)
+
+
+def test_unknown_origin_is_reported(processed, capsys):
+    data = open_split("mnist_4_9", train=True)
+    assert data.source == "the tests"
+    assert "note" not in capsys.readouterr().out
+    write_h5(processed / "mnist_4_9.h5", data.images, data.labels)
+    assert open_split("mnist_4_9", train=True).source is None
+    assert "note        " in (out := capsys.readouterr().out) and "origin is unknown" in out
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_records_have_the_source_of_the_digits(processed, tmp_path, capsys, known):
+    """And a note precedes the run and the evaluation if it is unknown."""
+    for name in () if known else ("usps_0_6.h5", "usps_test_0_6.h5"):
+        data = MnistH5Dataset(processed / name)
+        write_h5(processed / name, data.images, data.labels)
+    flags = ["--username=waly", "--exp_name=e", f"--output_dir={tmp_path}", "--device=cpu"]
+    assert djsw.main([*flags, "--train", "--num_epochs=1"]) == 0
+    assert djsw.main([*flags, f"--load_checkpoint={tmp_path / 'e_checkpoint_best.pt'}"]) == 0
+    for ending in ("run", "metrics"):
+        record = json.loads((tmp_path / f"e_{ending}.json").read_text())
+        assert record["dataset"]["source"] == ("the tests" if known else None)
+    assert capsys.readouterr().out.count("their origin is unknown") == (0 if known else 2)
 
 
 def test_files_of_another_dataset_are_refused(processed):

@@ -1,5 +1,6 @@
 """Test ``predict.py``: the files it reads, its output and its errors."""
 
+import contextlib
 import csv
 import os
 import re
@@ -17,6 +18,7 @@ from PIL import Image
 from DJSW import predict
 from DJSW.networks import build_model
 from DJSW.pipelines import PEOPLE, open_split
+from utils import handwriting
 from utils.handwriting import UnreadableImage, check_prepared, prepare_image, read_image
 from utils.records.checkpoint import load_checkpoint
 from utils.records.files import ROOT
@@ -187,6 +189,64 @@ def test_bare_weights_are_recognized(username, tmp_path, capsys):
     assert f"network     {PEOPLE[username].model_name} " in out
     assert "digits      0, 1, 2, 3, 4, 5 and 6; a picture of anything else" in out
     assert len(list(tmp_path.glob("prediction_2*_predicted.csv"))) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_pipes_in_a_folder_are_skipped(call, tmp_path):
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    Image.fromarray((255 * drawn(4)).astype(np.uint8)).save(folder / "4.png")
+    os.mkfifo(folder / "pipe.png")
+    status, _, err = call(folder)
+    assert status == 2 and len(table(next(call.out.glob("*.csv")))) == 1
+    assert "pipe.png: a pipe or a device (give a file)" in err
+
+
+def test_large_pictures_are_not_decoded(tmp_path, monkeypatch):
+    """The limits are those of phones; memory and time follow from them."""
+    path = tmp_path / "large.png"
+    Image.new("1", (10_000, 5001)).save(path)
+    with pytest.raises(UnreadableImage, match="10000 x 5001 pixels are more than 50 megapixels"):
+        read_image(path)
+    Image.new("L", (2000, 2000)).save(tmp_path / "large.jpg")
+    monkeypatch.setattr(handwriting, "JPEG_MEGAPIXELS", 3)
+    with pytest.raises(UnreadableImage, match="2000 x 2000 pixels are more than 3 megapixels"):
+        read_image(tmp_path / "large.jpg")
+
+
+def test_a_picture_that_takes_too_long(tmp_path, monkeypatch):
+    """A JPEG may repeat its scans without end."""
+    Image.new("L", (90, 90)).save(tmp_path / "slow.jpg")
+    monkeypatch.setattr(handwriting, "SECONDS", -1)
+    with pytest.raises(UnreadableImage, match="s to decode"):
+        read_image(tmp_path / "slow.jpg")
+
+
+def test_libraries_write_nothing_to_the_terminal(tmp_path, capfd):
+    """Neither libtiff's own lines nor formats whose decoders start other programs."""
+    path = tmp_path / "cut.tif"
+    Image.fromarray((255 * drawn(4)).astype(np.uint8)).convert("1").save(path, compression="group4")
+    content = bytearray(path.read_bytes())
+    content[100:130] = 30 * b"\x55"
+    path.write_bytes(content)
+    (tmp_path / "loop.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n")
+    with pytest.raises(UnreadableImage, match="not an image, or of an unknown format"):
+        read_image(tmp_path / "loop.eps")
+    with contextlib.suppress(UnreadableImage):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path, capsys):
+    """As in an evaluation."""
+    model, _ = build_model("waly", "usps_0_6")
+    weights = {name: 1e30 * tensor for name, tensor in model.state_dict().items()}
+    torch.save(weights, tmp_path / "wild.pt")
+    Image.fromarray((255 * drawn(4)).astype(np.uint8)).save(tmp_path / "4.png")
+    flags = ["--load_checkpoint", tmp_path / "wild.pt", "--output_dir", tmp_path]
+    assert predict.main(list(map(str, [tmp_path / "4.png", *flags]))) == 2
+    assert "wild.pt gives logits that are not finite: its weights" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_heavy_modules_are_imported_lazily():

@@ -35,6 +35,9 @@ def test_differences_of_a_run_are_a_table(ran, capsys):
         record["results"]["last"]["train_loss"] += 0.5
 
     changed(ran / "first_run.json", change)
+    assert reproduce.main([str(ran / "first_run.json")]) == 2
+    assert "first_checkpoint_best.pt is not of the run of" in capsys.readouterr().err
+    (ran / "first_checkpoint_best.pt").unlink()
     history = ran / "first_history.csv"
     rows = [line.split(",") for line in history.read_text().splitlines()]
     rows[2][1] = rows[3][1] = "9.5"  # the train loss of epochs 2 and 3
@@ -92,6 +95,15 @@ def test_other_data_or_weights_are_refused(ran, capsys, processed):
         (ran / name).write_text(text)
     assert reproduce.main([str(ran / "first_history.csv")]) == 2
     assert reproduce.main([str(ran / "no.json")]) == 2
+
+
+@pytest.mark.parametrize("text", ["", "epoch\nx\n", "epoch,loss\n1,2,3\n", "epoch\n\xff"], ids=repr)
+def test_damaged_history_is_refused(ran, capsys, text):
+    (ran / "first_history.csv").write_bytes(text.encode("latin1"))
+    status = reproduce.main([str(ran / "first_run.json"), "--check"])
+    err = capsys.readouterr().err
+    assert status == (2 if text else 0), "nothing to compare in an empty one"
+    assert not text or "first_history.csv is not a valid history: " in err
 
 
 def test_record_that_was_copied(ran, capsys, tmp_path):

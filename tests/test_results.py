@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ from DJSW import main as djsw
 from DJSW import results
 from DJSW.pipelines import DATASETS, PEOPLE
 from DJSW.recipes import RECIPES, Recipe
+from utils.records.checkpoint import load_checkpoint, write_checkpoint
+from utils.records.typed import content_sha256
 
 
 @pytest.fixture
@@ -99,10 +102,12 @@ def test_missing_files_are_reported(published, capsys):
 )
 def test_only_finished_runs_of_the_recipe_count(published, capsys, change, message):
     path = published / "weights" / "WMLP" / "wmlp_tuned_2_run.json"
-    record = json.loads(path.read_text())
-    for name, value in change.items():
-        record[name] = record[name] | value if isinstance(value, dict) else value
-    path.write_text(json.dumps(record))
+
+    def apply(record):
+        for name, value in change.items():
+            record[name] = record[name] | value if isinstance(value, dict) else value
+
+    changed(path, apply)
     assert results.main([]) == (2 if message else 0)
     if message:
         assert message in capsys.readouterr().err
@@ -152,6 +157,41 @@ def test_only_runs_by_recipe_and_entry_from_committed_code_are_published(
     assert readme.read_text() == before[1]
 
 
+def test_evaluations_and_checkpoints_of_other_weights_are_not_published(published, capsys):
+    """An evaluation of the standard run under the tuned run's name, and the like."""
+    weights, tuned = published / "weights" / "WMLP", published / "reports" / "tuned"
+    metrics, best = tuned / "wmlp_tuned_2_metrics.json", weights / "wmlp_tuned_2_checkpoint_best.pt"
+    other = weights / "wmlp_tuned_1_checkpoint_best.pt"
+    predictions = tuned / "wmlp_tuned_2_predictions.csv"
+    evaluated = metrics.read_bytes(), predictions.read_bytes()
+    own, loaded = best.read_bytes(), load_checkpoint(best)
+
+    def refused(sentence):
+        assert results.main([]) == 2
+        err = capsys.readouterr().err
+        assert sentence in err and len(err.splitlines()) == 1
+
+    for path in (best, other):  # with and without the run's own checkpoint
+        metrics.unlink()
+        flags = ["--username=waly", "--exp_name=wmlp_tuned_2", f"--output_dir={tuned}"]
+        assert djsw.main([*flags, f"--load_checkpoint={other}"]) == 0
+        refused("the evaluation wmlp_tuned_2 is not of the run of")
+        if path is best:
+            best.unlink()
+    metrics.write_bytes(evaluated[0])
+    predictions.write_bytes(evaluated[1])
+    best.write_bytes(other.read_bytes())
+    refused("wmlp_tuned_2_checkpoint_best.pt is not of the run of")
+    settings = {**loaded.metadata["settings"], "lr": 0.5}
+    write_checkpoint(best, loaded.weights, {**loaded.metadata, "settings": settings})
+    refused("settings.lr is 0.5, not 0.01")
+    best.write_bytes(own)
+    bits = bytearray((weights / "wmlp_tuned_2_run.json").read_bytes())
+    bits[bits.index(b"train_loss") + 15] ^= 1
+    (weights / "wmlp_tuned_2_run.json").write_bytes(bits)
+    refused("wmlp_tuned_2_run.json is not a valid record of a run: it was changed")
+
+
 def test_cards_name_only_files_that_exist(published):
     (tuned,) = [each for each in results.results()["waly"] if each.recipe == "tuned"]
     (published / "reports" / "tuned" / f"{tuned.name}_report.md").unlink()
@@ -170,6 +210,7 @@ def test_odd_files_do_not_end_the_list(ran, capsys):
     (ran / "folder_run.json").mkdir()
     (ran / "link_run.json").symlink_to(ran / "nowhere")
     (ran / "deep_run.json").write_text(100_000 * "[")
+    os.mkfifo(ran / "pipe_run.json")
     for name, change in (
         ("slurm", lambda r: r["sessions"][0].update(slurm=None)),
         ("empty", lambda r: r.update(sessions=[])),
@@ -182,9 +223,17 @@ def test_odd_files_do_not_end_the_list(ran, capsys):
     capsys.readouterr()
     assert results.main(["--list", str(ran)]) == 0
     out, err = capsys.readouterr()
-    assert sum(line.startswith("20") for line in out.splitlines()) == 3
-    assert "  a b  " in out
-    assert len(err.splitlines()) == 6 and "Traceback" not in err
+    assert sum(line.startswith("20") for line in out.splitlines()) == 2
+    assert len(err.splitlines()) == 8 and "Traceback" not in err
+    assert all(line.startswith(f"no record: {ran}/") for line in err.splitlines())
+    assert max(map(len, err.splitlines())) <= 411
+    for sentence in (
+        "pipe_run.json is not a valid record of a run: it is no regular file",
+        "slurm_run.json is not a valid record of a run: sessions[0].slurm is 'None', expected",
+        "odd_run.json is not a valid record of a run: username is 'None', expected str",
+        "deep_run.json is not a valid record of a run: it is nested more than 50 levels deep",
+    ):
+        assert sentence in err
 
 
 def test_runs_are_listed_newest_first(ran, capsys):
@@ -197,7 +246,12 @@ def test_runs_are_listed_newest_first(ran, capsys):
             "started": "2026-02-03T04:05:06",
             "git": {"commit": "0123456789", "changed": True},
             "slurm": {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
-            "device": {"type": "cuda", "name": "AMD Instinct MI250X", "ranks": [{}] * 16},
+            "device": {
+                "type": "cuda",
+                "name": "AMD Instinct MI250X",
+                "threads": 1,
+                "ranks": [{}] * 16,
+            },
         }
 
     changed(ran / "first_metrics.json", on_lumi)
@@ -205,6 +259,7 @@ def test_runs_are_listed_newest_first(ran, capsys):
     del unfinished["results"]
     unfinished |= {"status": "running", "exp_name": "killed"}
     unfinished["sessions"][0]["started"] = "2025-12-31T23:59:59"
+    unfinished["sha256"] = content_sha256(unfinished)
     (ran / "below").mkdir()
     (ran / "below" / "killed_run.json").write_text(json.dumps(unfinished))
     (ran / "broken_run.json").write_text("{")
@@ -226,7 +281,8 @@ def test_runs_are_listed_newest_first(ran, capsys):
     assert accuracy in lines[2] and best in lines[2]
     assert lines[3].startswith("2025-12-31 23:59  waly  killed      unfinished  usps_0_6  -")
     assert lines[-1].startswith("* with changes")
-    assert err == f"no record: {ran / 'broken_run.json'}\n"
+    assert err.startswith(f"no record: {ran / 'broken_run.json'} is not a valid record of a run: ")
+    assert err.count("\n") == 1
 
 
 def test_no_runs_yet(tmp_path, capsys):

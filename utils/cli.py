@@ -3,16 +3,24 @@
 import argparse
 import ast
 import difflib
+import io
+import logging
 import math
 import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.distributed.environment import env_rank
-from utils.errors import PeerAborted, RunError, Stopped, UsageError
+from utils.errors import PeerAborted, RunError, Stopped, UsageError, one_line
+
+#: Least bytes of address space (torch with CUDA maps 3.3 GB; where there is less it aborts) and
+#: least open files.
+LIMITS = {"RLIMIT_AS": 4 * 10**9, "RLIMIT_NOFILE": 64}
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +28,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, allow_abbrev=False)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # R² on an ASCII terminal, a name in Latin-1
+            sys.stdout.reconfigure(errors="backslashreplace")
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message, once for all ranks: they were given the same flags.
@@ -31,8 +41,8 @@ class Parser(argparse.ArgumentParser):
             known = [name for name in self._option_string_actions if name.startswith("--")]
             for meant in difflib.get_close_matches(flag, known, 1) if flag[0] == "-" else ():
                 message += f"; for {flag}, did you mean {meant}?"
-        text = f"error: {message} (--help lists the flags)\n"
-        self.exit(UsageError.exit_status, None if env_rank() else text)
+        text = one_line(f"error: {message} (--help lists the flags)")
+        self.exit(UsageError.exit_status, None if env_rank() else f"{text}\n")
 
 
 def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
@@ -42,34 +52,69 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     143 stopped by SIGUSR1, SIGINT or SIGTERM; 141 by a reader that closed the pipe. Messages of
     ranks other than 0 begin with the rank.
     """
-    # torch reads it when it is imported. Networks this small are slower on several threads, and
-    # much slower beside a busy neighbor; the number of threads also decides the bits of a result.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What CUDA's matrix products need to give the same bits each time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # What libraries print beside our sentence: torch the stack of a lost rank, Pillow what is odd
+    # in a file, matplotlib that its cache is in no home folder.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    for name in ("PIL", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        _check_environment()
         command(args)
         print(end="", flush=True)  # a closed pipe is an error here, not when Python exits
     except (UsageError, RunError) as error:
-        rank = f"rank {env_rank()}: " if env_rank() else ""
-        print(f"{rank}error: {error}", file=sys.stderr)
-        return error.exit_status
+        return _fail(str(error), error.exit_status)
     except PeerAborted as error:
         return error.exit_status
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print(one_line(str(stopped)), file=sys.stderr)
         return stopped.exit_status
     except BrokenPipeError:  # head, say, has read enough: Python is not to flush the rest at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as of a process that SIGPIPE ended
     except OSError as error:
         file = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{file}", file=sys.stderr)
-        return RunError.exit_status
+        return _fail(f"{error.strerror or error}{file}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in f"{type(error).__name__}: {error}".lower():  # torch's RuntimeError
+            raise
+        return _fail(f"not enough memory ({error}); give it more, or a smaller --batch_size")
     return 0
+
+
+def _fail(sentence: str, status: int = RunError.exit_status) -> int:
+    """Print the error as one line, with the rank unless it is 0; return the exit status."""
+    rank = f"rank {env_rank()}: " if env_rank() else ""
+    print(one_line(f"{rank}error: {sentence}"), file=sys.stderr, flush=True)
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        print(end="", flush=True)
+        os._exit(status)  # gloo's threads, which wait for a lost rank, would abort Python's own end
+    return status
+
+
+def _check_environment() -> None:
+    """Raise UsageError where variables, limits or the working directory would make torch fail."""
+    with suppress(ImportError):  # Windows
+        import resource
+
+        for name, least in LIMITS.items():
+            limit = resource.getrlimit(getattr(resource, name))[0]
+            if 0 <= limit < least:  # -1: none
+                raise UsageError(f"{name} is {limit}; raise it to {least} (ulimit -v, ulimit -n)")
+    # Networks this small are slower on several threads, and much slower beside a busy neighbor;
+    # the number of threads also decides the bits of a result.
+    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not re.fullmatch(r"[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*", threads, re.ASCII):
+        raise UsageError(f"OMP_NUM_THREADS is {threads!r}; unset it, or set a whole number above 0")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the working directory was deleted; cd to one that exists") from None
 
 
 def output_flags(flags: Parser, kind: str) -> None:

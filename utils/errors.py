@@ -1,6 +1,25 @@
 """Errors that a user can mend: one sentence each, with the value and the remedy."""
 
 
+def escaped(text: str) -> str:
+    """Return ``text`` with what cannot be printed escaped, such as line breaks and surrogates."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def one_line(text: str, most: int = 400) -> str:
+    """Return ``text`` escaped and cut in the middle to ``most`` characters.
+
+    A sentence keeps its beginning, with the file, and its end, with the remedy.
+    """
+    # Cut twice: to escape a megabyte would take a second.
+    text = escaped(text if len(text) <= 2 * most else text[:most] + text[-most:])
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
+
+
 class UsageError(Exception):
     """Wrong use: a flag, or a file that a flag names."""
 

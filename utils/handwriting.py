@@ -5,7 +5,13 @@ pixel (14, 14) (LeCun et al., 1998, section III.A; mean over the training file: 
 USPS digits fill 16 x 16, with the bounding box centered.
 """
 
+import io
+import os
+import stat
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +25,15 @@ PAPER = 0.3  #: least share of paper in a picture; with less, its edge is a fram
 SPECK = 0.05  #: least size of a piece of ink, as a share of the largest one
 GAP = 0.25  #: widest gap within a digit, as a share of its longer side; the bar of a 5 is closer
 STROKE = 2.2  #: least stroke width in output pixels; 5 % of MNIST and USPS have less, median 3
+#: Most megapixels: phones make 50, and 200 as JPEG, which is decoded at a reduced size.
+MEGAPIXELS, JPEG_MEGAPIXELS = 50, 200
+SECONDS = 5  #: longest time to decode a picture; 200 megapixels take 2
+#: What phones, scanners and drawing programs write; Pillow's other decoders, of which one starts
+#: Ghostscript, do not see a file.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 FINE = 10  #: pixels per output pixel at which strokes are thickened
+
+Image.MAX_IMAGE_PIXELS = None  # the limits above stand instead
 
 
 class UnreadableImage(Exception):
@@ -40,16 +54,30 @@ class Form(Protocol):
 def read_image(path: Path) -> np.ndarray:
     """Return the gray values (H, W), float32 in [0, 1], rotated as the EXIF data say.
 
-    :raises UnreadableImage: the file is not an image, is damaged, or holds several images.
+    :raises UnreadableImage: the file is not an image, is damaged or too large, or holds several
+        images.
     """
     try:
-        # No warning about photos of 100 megapixels.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableImage("a pipe or a device (give a file)")
+        with (
+            warnings.catch_warnings(action="ignore"),
+            _silent_stderr(),
+            _Timed(path) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            is_jpeg = image.format in ("JPEG", "MPO")
+            most = JPEG_MEGAPIXELS if is_jpeg else MEGAPIXELS
+            if image.width * image.height > most * 10**6:
+                size = f"{image.width} x {image.height} pixels are more than {most} megapixels"
+                raise UnreadableImage(f"{size} (reduce it)")
             # Some phones save a photo and its preview as MPO.
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            if getattr(image, "is_animated", False) and not is_jpeg:
                 raise UnreadableImage("several images in one file (give one image per file)")
             image.draft("RGB", (4 * WORKING_SIZE, 4 * WORKING_SIZE))  # decodes JPEG faster
-            return _to_gray(ImageOps.exif_transpose(image))
+            image.decodermaxblock = 512  # bytes, of which 50 scans of a JPEG take seconds
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_gray(image)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -57,6 +85,30 @@ def read_image(path: Path) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         reason = getattr(error, "strerror", None) or f"damaged or too large image ({error})"
         raise UnreadableImage(reason) from None
+
+
+class _Timed(io.FileIO):
+    """A file that is read for ``SECONDS`` at most: a JPEG may have any number of scans."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.end = time.monotonic() + SECONDS
+
+    def read(self, size: int | None = -1) -> bytes:
+        if time.monotonic() > self.end:
+            raise UnreadableImage(f"takes more than {SECONDS} s to decode (reduce it)")
+        return super().read(-1 if size is None else size)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what libtiff writes to the terminal itself from it during the block."""
+    with open(os.devnull, "wb") as null, os.fdopen(os.dup(2), "wb") as stderr:
+        os.dup2(null.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
 
 
 def _to_gray(image: Image.Image) -> np.ndarray:
@@ -74,7 +126,9 @@ def _to_gray(image: Image.Image) -> np.ndarray:
         image = Image.composite(gray_image, Image.new("L", image.size, 255 * int(ink < 128)), alpha)
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
-    colors = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    colors = np.array(image, dtype=np.float32)
+    colors /= 255  # in place: 50 megapixels take 600 MB
     # The first principal component: in plain gray, green on red of equal brightness would vanish.
     step = max(1, max(image.size) // 200)
     sample = colors[::step, ::step].reshape(-1, 3)

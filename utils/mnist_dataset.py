@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from utils.errors import RunError
 from utils.records.files import candidate_paths
+from utils.records.h5 import ATTRIBUTES, read_h5
 
 
 class DigitClasses:
@@ -44,16 +44,17 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
     array as index it is a batch (B, 1, H, W) and an int64 tensor (B,). A ``DataLoader`` reads whole
     batches, with index batches as sampler and ``batch_size=None`` or the usual ``batch_size=B``.
 
-    The file does not stay open. Contiguous images are memory-mapped: forked workers share them, and
-    random access costs no more than indexing an array. Others are read into memory once.
+    The file does not stay open. Images of the files that ``datasetprep`` writes are memory-mapped:
+    forked workers share them, and random access costs no more than indexing an array. Others are
+    read into memory once.
 
     :param h5_path: taken from the working directory, else from the repository root.
     :param transform: called with each image, a float32 tensor (1, H, W).
     :param target_transform: called with each label, an int, or with whole label arrays if it has
         ``takes_arrays = True``.
-    :ivar attributes: the root attributes that ``datasetprep`` writes; earlier files have none.
+    :ivar attributes: the root attributes that ``datasetprep`` writes; other files have none.
     :raises FileNotFoundError: the file does not exist.
-    :raises RunError: the file is damaged, empty or not of the form above.
+    :raises RunError: the file is damaged, empty, not stored in itself or not of the form above.
     """
 
     def __init__(
@@ -63,43 +64,26 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
         target_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         paths = candidate_paths(h5_path)
-        found = next(filter(Path.is_file, paths), None)
+        found = next(filter(Path.exists, paths), None)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "no such file", " and ".join(map(str, paths)))
         self.h5_path = found.resolve()
+        if not found.is_file():  # a pipe would never end
+            raise self._invalid("not a regular file")
         self.transform = transform
         self.target_transform = target_transform
         try:
-            # Reading needs no lock, and some network file systems do not support locks.
-            with h5py.File(self.h5_path, "r", locking=False) as file:
-                self._read(file)
-        except OSError as error:
-            raise self._invalid(f"not an HDF5 file, or damaged: {error}") from None
+            self.attributes, self.images, self.labels = read_h5(self.h5_path)
+        except ValueError as error:
+            raise self._invalid(str(error)) from None
 
     def _invalid(self, detail: str) -> RunError:
         return RunError(f"{self.h5_path}: {detail} (delete it to create it again)")
 
-    def _read(self, file: h5py.File) -> None:
-        images, labels = file.get("images"), file.get("labels")
-        for name, found in (("images", images), ("labels", labels)):
-            if not isinstance(found, h5py.Dataset):
-                raise self._invalid(f"no dataset '{name}'")
-        if images.dtype != np.uint8 or images.ndim != 3:
-            raise self._invalid(f"images {images.dtype} {images.shape}, expected uint8 (N, H, W)")
-        if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise self._invalid(f"labels {labels.dtype} {labels.shape}, expected integers (N,)")
-        if len(images) != len(labels):
-            raise self._invalid(f"{len(images)} images but {len(labels)} labels")
-        if images.size == 0:
-            raise self._invalid("no images")
-        self.attributes: dict[str, Any] = dict(file.attrs)
-        self.labels: np.ndarray = labels[()]
-        offset = None if images.chunks else images.id.get_offset()
-        if offset is None:
-            self.images: np.ndarray = images[()]
-        else:
-            mapped = np.memmap(self.h5_path, np.uint8, "r", offset, images.shape)
-            self.images = mapped.view(np.ndarray)  # indexing a plain array is twice as fast
+    @property
+    def source(self) -> str | None:
+        """Source of the digits; None if the file lacks one of the attributes that we write."""
+        return self.attributes["source"] if self.attributes.keys() == ATTRIBUTES.keys() else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickled memory map would contain every image.

@@ -10,7 +10,8 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,8 +26,10 @@ from utils.errors import PeerAborted, RunError, Stopped, UsageError
 
 #: The node and the device of each rank.
 RankDevices = list[dict[str, str]]
-#: How long a rank waits for the others: rank 0 may be downloading the raw digits.
-TIMEOUT = timedelta(minutes=30)
+#: How long a rank waits for the others, of which one may be stopped or gone.
+TIMEOUT = timedelta(seconds=100)
+#: Seconds between signs of life where rank 0 works alone, such as downloading the raw digits.
+ALIVE_EVERY = 20
 
 
 @contextlib.contextmanager
@@ -47,7 +50,13 @@ def process_group(device: torch.device) -> Iterator[RankDevices]:
         torch.cuda.set_device(device)
     gathered: list[Any] = [None] * ranks
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    with translate_errors(f"the {ranks} ranks did not meet at {address}"):
+    failure = f"the {ranks} ranks did not meet at {address}"
+
+    def give_up() -> None:  # torch itself takes up to three times the limit
+        print(f"rank {rank_info().rank}: error: {failure} in time", file=sys.stderr, flush=True)
+        os._exit(RunError.exit_status)
+
+    with translate_errors(failure), _every(TIMEOUT.total_seconds() + 5, give_up):
         if device.type == "cuda":
             dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
         else:
@@ -152,13 +161,14 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Run the block on rank 0, then on the others, unless it failed on rank 0.
+    """Run the block on rank 0, however long it takes, then on the others, unless it failed there.
 
     :raises PeerAborted: on the others, if it did.
     """
     if rank() == 0:
         try:
-            yield
+            with _every(ALIVE_EVERY, lambda: broadcast([], None)):
+                yield
         except BaseException as error:
             with contextlib.suppress(RunError):
                 broadcast([], getattr(error, "exit_status", 1))
@@ -166,11 +176,31 @@ def rank_zero_first() -> Iterator[None]:
             raise
         broadcast([], 0)
     else:
-        status = broadcast([], None)
+        while (status := broadcast([], None)) is None:
+            pass
         if status:
             raise PeerAborted(status)
         yield
     barrier()
+
+
+@contextlib.contextmanager
+def _every(seconds: float, call: Callable[[], object]) -> Iterator[None]:
+    """Call a function from another thread whenever so many seconds of the block have passed."""
+    done = threading.Event()
+
+    def repeat() -> None:
+        with contextlib.suppress(RunError):  # the next exchange raises it again
+            while not done.wait(seconds):
+                call()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def refuse_batch_norm(model: nn.Module) -> None:
@@ -193,7 +223,7 @@ def translate_errors(failure: str = "") -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # gloo's only, and the base of all of torch.distributed's
+    except (RuntimeError, ValueError) as error:  # gloo's, and the base of torch.distributed's
         # Without the place in gloo's source, and without what it advises.
         reason = re.sub(r"^\[.*?\] *", "", str(error)).split(". ")[0].strip()
         raise RunError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from utils.distributed.environment import rank_info
+from utils.distributed.environment import rank_info, whole_number
 from utils.errors import RunError, UsageError
 
 
@@ -28,7 +28,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps")
     if torch.cuda.is_available():
         info, visible = rank_info(), torch.cuda.device_count()
-        gpus = max(visible, int(os.environ.get("SLURM_GPUS_ON_NODE", 0)))
+        gpus = max(visible, whole_number("SLURM_GPUS_ON_NODE", "0"))
         if info.local_rank >= gpus:
             raise RunError(
                 f"rank {info.rank} is number {info.local_rank + 1} of its node, which has {gpus} "

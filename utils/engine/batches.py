@@ -1,14 +1,17 @@
 """Images and labels in batches, from memory where they fit; and the logits of a whole split."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Subset, TensorDataset
 
 from utils.distributed import collectives
+from utils.errors import UsageError
 from utils.mnist_dataset import MnistH5Dataset
 
 #: ``samples[index tensor]`` is (images (B, 1, H, W), labels (B,)).
@@ -65,6 +68,20 @@ def predict(model: nn.Module, data: Samples, device: torch.device) -> tuple[Tens
         collectives.gather(torch.cat(logits), len(data)),
         collectives.gather(torch.cat(labels), len(data)),
     )
+
+
+def finite_log_probabilities(logits: Tensor, source: str | Path) -> np.ndarray:
+    """Return the log probabilities (N, C), float64, of logits (N, C).
+
+    :param source: the weights' file.
+    :raises UsageError: the logits are not finite.
+    """
+    if not logits.isfinite().all():
+        raise UsageError(
+            f"{source} gives logits that are not finite: its weights are too large; "
+            "give another checkpoint"
+        )
+    return logits.cpu().double().log_softmax(1).numpy()
 
 
 def loss_and_accuracy(model: nn.Module, data: Samples, device: torch.device) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from utils.records.checkpoint import cpu_weights, load_checkpoint, weights_sha25
 from utils.records.files import relative_to_root
 from utils.records.provenance import Provenance
 from utils.records.run_files import RunFiles
+from utils.records.typed import shown
 
 #: Seconds between saved states within an epoch: what a dying machine may cost.
 SAVE_SECONDS: float = 120
@@ -67,7 +68,7 @@ class Checkpointer:
         self.model, self.optimizer, self.settings = model, optimizer, settings
         with collectives.rank_zero_first():
             if self.writes:
-                self._load_state() if resume and self.files.state.exists() else self._claim()
+                _load_state(self) if resume and self.files.state.exists() else self._claim()
                 self._start_session()
         _broadcast_state(self)
 
@@ -78,15 +79,6 @@ class Checkpointer:
         except FileExistsError:
             raise self.files.taken(self.files.state) from None
 
-    def _load_state(self) -> None:
-        state = read_state(self.files.state, self.metadata, self.files.exp_name)
-        self.model.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history.rows = state["history"]
-        self.losses, self.seconds = state["losses"], state["seconds"]
-        self.best_weights = state["best_weights"]
-        self.record.load_sessions(state["sessions"])
-
     def _start_session(self) -> None:
         started = len(self.history) + (len(self.losses) > 0)
         if started > self.settings.num_epochs:
@@ -94,7 +86,7 @@ class Checkpointer:
                 f"{self.files.exp_name!r} has started {started} epochs already; give --num_epochs "
                 f"{started} or more to --resume it, or another --exp_name"
             )
-        self.was_finished = self.history.is_over(self.settings) and self.record.is_finished()
+        self.was_finished = self.history.is_over(self.settings) and self.record.status == "finished"
         if self.was_finished:
             return
         self.record.start_session(len(self.history) + 1, len(self.losses) + 1)
@@ -109,6 +101,8 @@ class Checkpointer:
         They are filled in by the loop, on the device of the model.
         """
         self._step_losses = self.optimizer.values.new_zeros(steps)
+        if len(self.losses) > steps:
+            raise UsageError(f"{self.files.state} is damaged: an epoch has {steps} steps")
         self._step_losses[: len(self.losses)] = self.losses
         self._saved = time.perf_counter()
         self._epoch_started = self._saved - self.seconds
@@ -190,6 +184,23 @@ class Checkpointer:
         write_state(self.files.state, state, exclusive=exclusive)
 
 
+def _load_state(checkpointer: Checkpointer) -> None:
+    """Load the state on the disk."""
+    files = checkpointer.files
+    state = read_state(files.state, checkpointer.metadata, files.exp_name)
+    try:
+        checkpointer.model.load_state_dict(state["weights"])
+        checkpointer.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, KeyError) as error:
+        raise UsageError(
+            f"{files.state} is damaged: {shown(error)}; give another --exp_name"
+        ) from None
+    checkpointer.history.rows = state["history"]
+    checkpointer.losses, checkpointer.seconds = state["losses"], state["seconds"]
+    checkpointer.best_weights = state["best_weights"]
+    checkpointer.record.load_sessions(state["sessions"])
+
+
 def _broadcast_state(checkpointer: Checkpointer) -> None:
     """Give every rank the state of rank 0."""
     history, optimizer = checkpointer.history, checkpointer.optimizer
@@ -200,12 +211,16 @@ def _broadcast_state(checkpointer: Checkpointer) -> None:
 
 
 def _restore_best_checkpoint(checkpointer: Checkpointer) -> None:
-    """Write the best checkpoint again where a killed process left another one, or none."""
+    """Write the best checkpoint again where there is another one, a damaged one, or none."""
     history, path = checkpointer.history, checkpointer.files.best_checkpoint
-    if history.rows and (
-        not path.exists() or load_checkpoint(path).metadata["epoch"] != history.best["epoch"]
-    ):
-        checkpointer.save_checkpoint(path, checkpointer.best_weights, history.best)
+    if not history.rows:
+        return
+    with suppress(UsageError, OSError):
+        found = load_checkpoint(path)
+        same = weights_sha256(found.weights) == weights_sha256(checkpointer.best_weights)
+        if same and found.metadata.get("epoch") == history.best["epoch"]:
+            return
+    checkpointer.save_checkpoint(path, checkpointer.best_weights, history.best)
 
 
 def _stopped(checkpointer: Checkpointer, signal: str) -> Stopped | PeerAborted:

@@ -3,21 +3,24 @@
 A session is one process (or one group of ranks) that worked on the run; a resumed run has several.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from utils.engine.history import History
+from utils.errors import UsageError
 from utils.records.provenance import (
     RECORD_ONLY,
     Provenance,
     describe_platform,
     resource_usage,
     utc_now,
+    without_nan,
     write_json,
 )
+from utils.records.run import read_run
+from utils.records.typed import content_sha256
 
 #: While epochs end the record is written at most once in this many seconds.
 RECORD_SECONDS = 10
@@ -35,25 +38,27 @@ class RunRecord:
         self.path, self.metadata, self.provenance = path, metadata, provenance
         self.history = history
         self.sessions: list[Session] = []
+        self.status = ""  # of the record on the disk
         self._started = self._written = time.perf_counter()
         self.in_session = False
 
     def load_sessions(self, of_state: Sequence[Session]) -> None:
         """Take the sessions of the state, completed by those of the record, which has all of each.
 
-        The record has every session from its start, and how it ended where no state was saved.
+        The record has every session from its start, and how it ended where no state was saved. One
+        that is damaged is written again from the state.
         """
         self.sessions = list(of_state)
-        if self.path.exists():
-            on_disk = json.loads(self.path.read_text(encoding="utf-8"))["sessions"]
-            known = [each | mine for each, mine in zip(on_disk, of_state, strict=False)]
-            self.sessions = known + on_disk[len(known) :]
-
-    def is_finished(self) -> bool:
-        """Whether the record on the disk is of a finished run."""
         if not self.path.exists():
-            return False
-        return bool(json.loads(self.path.read_text(encoding="utf-8"))["status"] == "finished")
+            return
+        try:
+            record = read_run(self.path)
+        except UsageError as error:
+            print(f"note        {error}: resumed from the state alone")
+            return
+        self.status, on_disk = record["status"], cast(list[Session], record["sessions"])
+        known = [each | mine for each, mine in zip(on_disk, of_state, strict=False)]
+        self.sessions = known + on_disk[len(known) :]
 
     def start_session(self, first_epoch: int, first_step: int) -> None:
         """Add this process as a session, and print what differs from the one before."""
@@ -143,4 +148,4 @@ class RunRecord:
         if self.history.rows and "results" not in more:
             more["results"] = {"best": self.history.best, "last": self.history.rows[-1]}
         content = {**self.metadata, "status": status, **more, "sessions": self.sessions}
-        write_json(self.path, content)
+        write_json(self.path, {**content, "sha256": content_sha256(without_nan(content))})

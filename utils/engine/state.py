@@ -6,14 +6,22 @@ from typing import Any, TypedDict, cast
 
 from torch import Tensor
 
-from utils.engine.history import Row
+from utils.engine.history import COLUMNS, Row
 from utils.errors import UsageError
 from utils.records.checkpoint import read_plain, write_plain
+from utils.records.evaluation import SessionRecord
 from utils.records.provenance import flat
+from utils.records.typed import check_type, require_plain, require_record, shown
 
-STATE_FORMAT = "djsw-state-6"
+STATE_FORMAT = "djsw-state-7"
 #: Metadata that may differ between a run and its resumption: where files are, and for how long.
-MAY_CHANGE = {"username", "settings.num_epochs", "dataset.file", "starting_weights.file"}
+MAY_CHANGE = {
+    "username",
+    "settings.num_epochs",
+    "dataset.file",
+    "dataset.source",
+    "starting_weights.file",
+}
 
 
 class State(TypedDict):
@@ -40,7 +48,11 @@ def write_state(path: Path, state: State, *, exclusive: bool = False) -> None:
     write_plain(path, {"format": STATE_FORMAT, **state}, exclusive=exclusive)
 
 
-def read_state(path: Path, metadata: Mapping[str, Any], exp_name: str) -> State:
+def read_state(
+    path: Path,
+    metadata: Mapping[str, Any],
+    exp_name: str,
+) -> State:
     """Read the state of the run that ``metadata`` describes.
 
     :raises UsageError: the file is damaged, of another format, or of a run with other metadata.
@@ -51,6 +63,18 @@ def read_state(path: Path, metadata: Mapping[str, Any], exp_name: str) -> State:
             f"{path} is not a state that this version can resume ({STATE_FORMAT}); give another "
             "--exp_name"
         )
+    try:
+        check_type(state.get("sha256"), str, "sha256")
+        require_record(state, State, Tensor)
+        check_type(state["sessions"], list[SessionRecord], "sessions")
+        require_plain([state["metadata"], state["history"], state["sessions"]])
+        if any(tuple(row) != COLUMNS for row in state["history"]):
+            raise ValueError("history has other columns")
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} is damaged: {shown(error)}; give another --exp_name, or remove the files of "
+            "that run"
+        ) from None
     before, here = dict(flat(state["metadata"])), dict(flat(metadata))
     may_change = MAY_CHANGE
     if here.get("settings.schedule") != "constant":  # the length decides every learning rate
@@ -58,8 +82,8 @@ def read_state(path: Path, metadata: Mapping[str, Any], exp_name: str) -> State:
     for name in before | here:
         if name not in may_change and before.get(name) != here.get(name):
             raise UsageError(
-                f"{exp_name!r} was trained with {name} {before.get(name)}, not {here.get(name)}; "
+                f"{exp_name!r} was trained with {shown(name)} {shown(before.get(name))}, not "
+                f"{here.get(name)}; "
                 "give the same to --resume it, or another --exp_name"
             )
-    del state["format"]
     return cast(State, state)

@@ -3,8 +3,10 @@
 import hashlib
 import io
 import pickle
+import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,26 @@ from typing import Any, NotRequired, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UsageError
-from utils.records.evaluation import DatasetName, ModelRecord
+from utils.errors import RunError, UsageError
+from utils.records.evaluation import DatasetName, ModelRecord, SettingsRecord
 from utils.records.files import FileRecord, atomic_write, relative_to_root, sha256_of
-from utils.records.typed import check_type
+from utils.records.typed import (
+    COUNT_LIMIT,
+    LIMIT,
+    TEXT_LIMIT,
+    check_type,
+    content_sha256,
+    read_bytes,
+    require_plain,
+    require_record,
+    shown,
+)
 
-FORMAT = "djsw-checkpoint-1"
+FORMAT = "djsw-checkpoint-2"
+#: The format before, whose digest is of the weights alone.
+FORMAT_1 = "djsw-checkpoint-1"
+#: What ``weights_only=True`` would call and makes much of little: ``bytearray(10**10)``.
+AMPLIFIERS = ("_codecs encode", "builtins bytearray", "__builtin__ bytearray")
 #: Keys under which other programs keep a state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 #: What DataParallel and torch.compile put before a parameter's name.
@@ -36,17 +52,18 @@ class CheckpointMetadata(TypedDict):
     classes: list[int]
     exp_name: NotRequired[str]
     username: NotRequired[str]
-    settings: NotRequired[Mapping[str, object]]
+    settings: NotRequired[SettingsRecord]
     starting_weights: NotRequired[FileRecord | None]
     epoch: NotRequired[int]
     metrics: NotRequired[Mapping[str, object]]
 
 
 class _Content(CheckpointMetadata):
-    """The content of a file of :data:`FORMAT`."""
+    """The content of a file: ``sha256``, or in :data:`FORMAT_1` ``weights_sha256``."""
 
     weights: dict[Any, Any]
-    weights_sha256: str
+    sha256: NotRequired[str]
+    weights_sha256: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -71,25 +88,20 @@ def write_checkpoint(
     path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
     """Write CPU ``weights`` and :class:`CheckpointMetadata`, whole or not at all."""
-    write_plain(
-        path,
-        {
-            **metadata,
-            "format": FORMAT,
-            "weights": dict(weights),
-            "weights_sha256": weights_sha256(weights),
-        },
-    )
+    write_plain(path, {**metadata, "format": FORMAT, "weights": dict(weights)})
 
 
-def write_plain(path: Path, content: Any, *, exclusive: bool = False) -> None:
-    """Save tensors and plain values, whole or not at all.
+def write_plain(path: Path, content: Mapping[str, Any], *, exclusive: bool = False) -> None:
+    """Save tensors and plain values with their digest, whole or not at all.
 
     :raises FileExistsError: with ``exclusive``, where ``path`` exists.
+    :raises RunError: it is too large to be read again.
     """
     # Through memory: on a full disk torch.save ends in an error of its own.
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save({**content, "sha256": content_sha256(content)}, buffer)
+    if buffer.tell() > LIMIT:
+        raise RunError(f"{path} would have more than {LIMIT:,} bytes; give a smaller network")
     with atomic_write(path, exclusive=exclusive) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
@@ -99,8 +111,12 @@ def read_plain(path: Path) -> Any:
 
     :raises UsageError: the file is damaged, or holds anything else.
     """
-    content = path.read_bytes()
     try:
+        content = read_bytes(path, LIMIT)
+    except ValueError as error:
+        raise UsageError(f"{path} is no checkpoint: {error}; give another file") from None
+    try:
+        _require_harmless(content)
         with warnings.catch_warnings():  # torch warns of old pickle protocols before it decides
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -114,31 +130,65 @@ def read_plain(path: Path) -> Any:
         raise UsageError(f"{path} is {reason}; give a whole one") from None
 
 
+def _require_harmless(content: bytes) -> None:
+    """Check that reading a file makes no more of it than its bytes, and that these are whole.
+
+    :raises pickle.UnpicklingError, Exception: it makes more, or is damaged.
+    """
+    pickles, count = io.BytesIO(content), 5  # of the form before PyTorch 1.6
+    if content.startswith(b"PK"):
+        with zipfile.ZipFile(pickles) as archive:
+            entries = archive.infolist()
+            stored = all(each.compress_type == zipfile.ZIP_STORED for each in entries)
+            if not stored or sum(each.file_size for each in entries) > len(content):
+                raise pickle.UnpicklingError("it unpacks to more")
+            if archive.testzip():
+                raise ValueError("a checksum is wrong")
+            (name,) = (each for each in archive.namelist() if each.endswith("data.pkl"))
+            pickles, count = io.BytesIO(archive.read(name)[:TEXT_LIMIT]), 1
+    operations = 0
+    while count and pickles.tell() < len(content):
+        for _, argument, _ in pickletools.genops(pickles):
+            operations += 1
+            if argument in AMPLIFIERS or operations > COUNT_LIMIT:
+                raise pickle.UnpicklingError("it makes more")
+        count -= 1
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, or a bare state dict: wrapped, prefixed or from a GPU.
 
     :raises UsageError: the file is damaged, is neither, or has an odd field.
     """
-    content, metadata, expected_hash = read_plain(path), {}, None
+    content: Any = read_plain(path)
+    metadata: dict[str, Any] = {}
     if isinstance(content, dict) and "format" in content:
-        try:
-            if content["format"] != FORMAT:
-                raise TypeError(f"format is {str(content['format'])[:50]!r}, expected {FORMAT!r}")
-            check_type(content, _Content)
-        except TypeError as error:
-            raise UsageError(
-                f"{path} is not a valid checkpoint: {error} (use the version that wrote it)"
-            ) from None
         metadata = content
-        content, expected_hash = (metadata.pop(name) for name in ("weights", "weights_sha256"))
-        del metadata["format"]
+        try:
+            if metadata["format"] not in (FORMAT, FORMAT_1):
+                raise TypeError(
+                    f"format is {shown(metadata['format'])[:50]!r}, expected {FORMAT!r}"
+                )
+            digest = "sha256" if metadata["format"] == FORMAT else "weights_sha256"
+            check_type(metadata.get(digest), str, digest)
+            require_record(metadata, _Content, Tensor)
+            content = metadata.pop("weights")
+            require_plain(metadata)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"{path} is not a valid checkpoint: {shown(error)} (use the version that wrote it)"
+            ) from None
     else:
         content = _unwrapped(content)
     if not _is_state_dict(content):
         raise UsageError(f"{path} holds no state dict (parameter names and finite tensors)")
-    if expected_hash not in (None, weights_sha256(content)):
+    if metadata.get("weights_sha256") not in (None, weights_sha256(content)):
         raise UsageError(f"{path} is damaged: its weights are not those that were saved")
     weights = {PREFIXES.sub("", name): tensor for name, tensor in content.items()}
+    if len(weights) < len(content):
+        raise UsageError(f"{path} holds a parameter twice, with and without a prefix; give one")
+    for name in ("format", "sha256", "weights_sha256"):
+        metadata.pop(name, None)
     return Checkpoint(path, weights, cast(CheckpointMetadata, metadata))
 
 
@@ -151,39 +201,53 @@ def _unwrapped(content: Any) -> Any:
 
 
 def _is_state_dict(content: Any) -> bool:
+    try:
+        require_plain(content, Tensor)
+    except (TypeError, ValueError):
+        return False
     return (
         isinstance(content, dict)
-        and len(content) > 0
+        and 0 < len(content) <= 10_000  # comparing more takes seconds
         and all(
-            isinstance(name, str)
-            and isinstance(tensor, Tensor)
-            and tensor.layout == torch.strided
+            isinstance(tensor, Tensor)
             and tensor.device.type == "cpu"
+            and not tensor.is_complex()
             and bool(tensor.isfinite().all())
-            for name, tensor in content.items()
+            for tensor in content.values()
         )
     )
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the checkpoint's weights into ``model``.
+    """Copy the checkpoint's weights into ``model``; raises as :func:`require_fit` does."""
+    require_fit(model, checkpoint)
+    model.load_state_dict(checkpoint.weights)
 
-    :raises UsageError: names or shapes differ; the sentence shows the first difference.
+
+def require_fit(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Check that a checkpoint's weights are those of ``model``, which may be on the meta device.
+
+    :raises UsageError: names, shapes or kinds of numbers differ; the sentence shows the first
+        difference.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+    wanted, found = _parameters(model.state_dict()), _parameters(checkpoint.weights)
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise UsageError(
                 f"{checkpoint.path} does not fit {describe(model)}: it has "
-                f"{_parameter(name, found)}, the model has {_parameter(name, wanted)}; "
+                f"{found.get(name, f'no {shown(name)}')}, the model has "
+                f"{wanted.get(name, f'no {shown(name)}')}; "
                 "give the --username and --dataset that the file was trained with"
             )
-    model.load_state_dict(checkpoint.weights)
 
 
-def _parameter(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return f"{name} {shapes[name]}" if name in shapes else f"no {name}"
+def _parameters(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return name and shape of each tensor, and whether it holds integers, by its name."""
+    kinds = {True: "", False: "integer "}
+    return {
+        name: f"{shown(name)} {kinds[each.is_floating_point()]}{tuple(each.shape)}"
+        for name, each in weights.items()
+    }
 
 
 def describe(model: nn.Module) -> str:

@@ -2,18 +2,24 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast, final
+from typing import NotRequired, TypedDict, cast, final
 
 import numpy as np
 
 from utils.errors import UsageError
 from utils.records.files import FileRecord
 from utils.records.provenance import without_nan
-from utils.records.typed import check_type
+from utils.records.typed import (
+    check_type,
+    content_sha256,
+    read_bytes,
+    read_json,
+    require_record,
+    shown,
+)
 
 #: Version of ``{exp_name}_metrics.json``; files of the first version do not state it.
 FORMAT = "djsw-evaluation-2"
@@ -30,6 +36,21 @@ class CheckpointRecord(FileRecord):
     """The evaluated checkpoint; a bare state dict has no epoch."""
 
     epoch: int | None
+    weights_sha256: NotRequired[str]
+
+
+class SettingsRecord(TypedDict, total=False):
+    """Settings of a run; records of earlier versions have others, too."""
+
+    num_epochs: int
+    batch_size: int
+    lr: float
+    schedule: str
+    weight_decay: float
+    augmentation: Mapping[str, float] | None
+    recipe: str
+    seed: int
+    patience: int | None
 
 
 class ModelRecord(TypedDict):
@@ -56,6 +77,7 @@ class DatasetRecord(DatasetName):
     """An HDF5 file, the SHA-256 of its arrays and, of an evaluation, its split: ``test``."""
 
     split: NotRequired[str]
+    source: NotRequired[str | None]
     file: str
     images_sha256: str
     labels_sha256: str
@@ -69,7 +91,7 @@ class TrainingRecord(TypedDict):
 
     exp_name: str
     dataset: DatasetName
-    settings: Mapping[str, object]
+    settings: SettingsRecord
     starting_weights: FileRecord | None
     saved: str | None
 
@@ -132,6 +154,7 @@ class SessionRecord(TypedDict):
     source: NotRequired[dict[str, str]]
     source_sha256: NotRequired[str]
     change: NotRequired[str | None]
+    gpu_hours: NotRequired[float]
 
 
 class EvaluationMetadata(TypedDict):
@@ -187,10 +210,7 @@ def _csv(columns: Mapping[str, np.ndarray], line: str) -> bytes:
 
 def with_digest(content: Mapping[str, object]) -> EvaluationRecord:
     """Return the record with the SHA-256 of its content, which reveals later changes."""
-    content = {name: value for name, value in content.items() if name != "sha256"}
-    text = json.dumps(without_nan(content), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return cast(EvaluationRecord, {**content, "sha256": digest})
+    return cast(EvaluationRecord, {**content, "sha256": content_sha256(without_nan(content))})
 
 
 def metric_values(record: EvaluationRecord) -> dict[str, float | None]:
@@ -223,7 +243,7 @@ class Evaluation:
     def seed(self) -> object:
         """The seed of the training run; ``None`` for a bare state dict."""
         training = self.record["training"]
-        return training and training["settings"]["seed"]
+        return training and training["settings"].get("seed")
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -231,39 +251,45 @@ def read_evaluation(path: Path) -> Evaluation:
 
     :raises UsageError: one is missing, damaged, of another format, or they do not match.
     """
-    record = _read_record(path)
+    record = read_metrics(path)
     predictions = path.with_name(f"{record['exp_name']}_predictions.csv")
     if not predictions.exists():
         raise UsageError(f"{predictions} is missing: {path} refers to it ({AGAIN})")
-    content = predictions.read_bytes()
-    if hashlib.sha256(content).hexdigest() != record["predictions_sha256"]:
-        raise UsageError(f"{predictions} does not hold the predictions of {path} ({AGAIN})")
-    header, *lines = content.decode().splitlines()
-    used = [header.split(",").index(name) for name in ("digit", "predicted")]
-    columns = np.loadtxt(lines, np.int64, delimiter=",", usecols=used, ndmin=2)
+    try:
+        content = read_bytes(predictions)
+        if hashlib.sha256(content).hexdigest() != record["predictions_sha256"]:
+            raise ValueError("its digest is another")
+        header, *lines = content.decode().splitlines()
+        used = [header.split(",").index(name) for name in ("digit", "predicted")]
+        columns = np.loadtxt(lines, np.int64, delimiter=",", usecols=used, ndmin=2)
+    except ValueError as error:
+        raise UsageError(
+            f"{predictions} does not hold the predictions of {path}: {shown(error)} ({AGAIN})"
+        ) from None
     return Evaluation(path, record, *columns.T)
 
 
-def _read_record(path: Path) -> EvaluationRecord:
-    """Read a metrics file and check its format, its fields and its digest."""
+def read_metrics(path: Path) -> EvaluationRecord:
+    """Read ``{exp_name}_metrics.json``.
+
+    :raises UsageError: it is missing, damaged, of another format or of something else.
+    """
     try:
-        record: Any = json.loads(path.read_bytes())
+        record = read_json(path)
         check_type(record, Mapping[str, object])
         if "per_class" in record and record.get("format") != FORMAT:
             raise UsageError(
-                f"{path} is of format {record.get('format', 'djsw-evaluation-1')}: this version "
-                f"reads {FORMAT} ({AGAIN})"
+                f"{path} is of format {shown(record.get('format', 'djsw-evaluation-1'))}: this "
+                f"version reads {FORMAT} ({AGAIN})"
             )
-        check_type(record, EvaluationRecord)
-        whole = with_digest(record)
-        if record != whole:
-            raise ValueError("it was changed")
+        require_record(record, EvaluationRecord)
     except FileNotFoundError:
         raise UsageError(
             f"{path} is missing (evaluate its checkpoint under that --exp_name)"
         ) from None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UsageError(
-            f"{path} is not a valid metrics file of an evaluation: {error} (give a …_metrics.json)"
+            f"{path} is not a valid metrics file of an evaluation: {shown(error)} (give a "
+            "…_metrics.json)"
         ) from None
-    return whole
+    return cast(EvaluationRecord, record)

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,7 +34,11 @@ def _find(path: str | Path, flag: str, what: str, is_wanted: Callable[[Path], bo
     candidates = candidate_paths(path)
     for candidate in candidates:
         if is_wanted(candidate):
-            return candidate.resolve()
+            if str(candidate).isprintable():
+                return candidate.resolve()
+            raise UsageError(
+                f"{flag} {str(path)!r} has characters that cannot be printed; rename it"
+            )
     tried = " and ".join(
         f"{candidate} ({'not a ' + what if candidate.exists() else 'does not exist'})"
         for candidate in candidates
@@ -55,7 +61,7 @@ def find_folder(path: str | Path, flag: str) -> Path:
 
 def find_path(path: str | Path, flag: str) -> Path:
     """Return the absolute path of a file or folder; raises as :func:`find_file` does."""
-    return _find(path, flag, "file or folder", Path.exists)
+    return _find(path, flag, "file or folder", lambda path: path.is_file() or path.is_dir())
 
 
 def place_file(path: str | Path, flag: str) -> Path:
@@ -75,14 +81,6 @@ def relative_to_root(path: str | Path) -> str:
         return Path(os.path.relpath(path, ROOT)).as_posix()
     except ValueError:  # Windows: no relative path leads to another drive
         return Path(path).name
-
-
-def escape_path(path: Path) -> str:
-    """Return a path for terminals and tables, with what cannot be printed escaped."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(path)
-    )
 
 
 @contextmanager
@@ -144,6 +142,11 @@ def file_lock(path: Path, refusal: UsageError) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # not for --help
 
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        # Earlier versions of filelock follow links, and empty what they open.
+        if found.st_size or not stat.S_ISREG(found.st_mode):
+            raise UsageError(f"{path} is in the way of a lock file; remove it")
     lock = FileLock(path, blocking=False)
     try:
         lock.acquire()
@@ -159,21 +162,33 @@ def file_lock(path: Path, refusal: UsageError) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive_output(path: Path, taken: UsageError) -> Iterator[None]:
+def exclusive_output(path: Path, taken: UsageError, endings: str) -> Iterator[None]:
     """Write the files of a name in the block, ``path`` as the last of them and exclusively.
 
     So ``path`` shows that the others are there and whole; what a killed process left of them is
-    written again.
+    written again, or removed. ``endings`` is as for :func:`remove_temporary`.
 
     :raises UsageError: ``taken``, where ``path`` exists or another process is writing it.
     """
     with file_lock(path.with_name(f".{path.name}.lock"), taken):
         if path.exists():
             raise taken
+        remove_temporary(path.parent, path.name.rpartition("_")[0], endings)
         try:
             yield
         except FileExistsError:
             raise taken from None
+
+
+def remove_temporary(folder: Path, exp_name: str, endings: str) -> None:
+    """Remove what a killed process left half written of a name; its lock is held.
+
+    :param endings: a regular expression for the endings of its files, after ``{exp_name}_``.
+    """
+    name = re.compile(re.escape(f".{exp_name}_") + rf"({endings})\.[0-9a-f]{{8}}\.tmp")
+    for path in folder.iterdir():
+        if name.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,14 +1,20 @@
 """The record of a training run, ``{exp_name}_run.json``, as it is read."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast, final
 
 from utils.errors import UsageError
-from utils.records.evaluation import DatasetRecord, ModelRecord, SessionRecord
-from utils.records.files import FileRecord
-from utils.records.typed import check_type
+from utils.records.evaluation import (
+    DatasetRecord,
+    EvaluationRecord,
+    ModelRecord,
+    SessionRecord,
+    SettingsRecord,
+)
+from utils.records.files import FileRecord, sha256_of
+from utils.records.provenance import flat, without_nan
+from utils.records.typed import check_type, read_json, require_record, shown
 
 #: Names of settings in earlier records; None are settings that were never switched on.
 RENAMED = {"deformation": "augmentation", "averaging": None, "label_smoothing": None}
@@ -21,6 +27,7 @@ class EpochResult(TypedDict):
     validation_loss: float
     validation_accuracy: float
     checkpoint: NotRequired[str]
+    weights_sha256: NotRequired[str]
 
 
 class RunResults(TypedDict):
@@ -32,7 +39,10 @@ class RunResults(TypedDict):
 
 @final
 class Run(TypedDict):
-    """The content of a record; ``status`` is running, stopped, failed or finished."""
+    """The content of a record; ``status`` is running, stopped, failed or finished.
+
+    ``sha256`` is the digest of everything else; earlier records have none.
+    """
 
     exp_name: str
     username: str
@@ -43,6 +53,7 @@ class Run(TypedDict):
     status: str
     results: NotRequired[RunResults]
     sessions: list[SessionRecord]
+    sha256: NotRequired[str]
 
 
 def read_run(path: Path) -> Run:
@@ -51,14 +62,49 @@ def read_run(path: Path) -> Run:
     :raises UsageError: it is damaged, or of something else.
     """
     try:
-        record = json.loads(path.read_bytes())
-        check_type(record, Run)
+        record = read_json(path)
+        require_record(record, Run)
+        check_type(record["settings"], SettingsRecord, "settings")
         if not record["sessions"] or (record["status"] == "finished") > ("results" in record):
             raise TypeError("it has no sessions or no results")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        sentence = f"{path} is not a valid record of a run: {error} (give a …_run.json)"
+    except (OSError, ValueError, TypeError) as error:
+        sentence = f"{path} is not a valid record of a run: {shown(error)} (give a …_run.json)"
         raise UsageError(sentence) from None
     return cast(Run, {**record, "settings": modernize_settings(record["settings"])})
+
+
+def require_same_run(path: Path, run: Run, evaluation: EvaluationRecord | None = None) -> None:
+    """Check that an evaluation, and the best checkpoint beside a finished record, are of that run.
+
+    Not every run keeps its checkpoint; an evaluation names its run, settings and weights, too.
+
+    :raises UsageError: they are not; the sentence names the first difference.
+    """
+    wanted: dict[str, Any] = {**run, **run["results"]["best"]}
+    wanted.pop("sha256", None)  # of the record itself
+    checkpoint = path.with_name(f"{run['exp_name']}_checkpoint_best.pt")
+    compared: dict[object, dict[str, Any]] = {}
+    if checkpoint.exists():
+        from utils.records.checkpoint import load_checkpoint, weights_sha256  # imports torch
+
+        loaded = load_checkpoint(checkpoint)
+        own = without_nan({**loaded.metadata, **loaded.metadata.get("metrics", {})})
+        compared[checkpoint] = {**own, "weights_sha256": weights_sha256(loaded.weights)}
+        wanted["sha256"] = sha256_of(checkpoint)
+    if evaluation is not None:
+        training = evaluation["training"] or {"exp_name": None}
+        name = f"the evaluation {evaluation['exp_name']}"
+        compared[name] = {**evaluation["checkpoint"], **training}
+    for file, values in compared.items():
+        values["settings"] = modernize_settings(values.get("settings", run["settings"]))
+        common = wanted.keys() & values.keys()
+        found, here = (dict(flat({k: each[k] for k in common})) for each in (values, wanted))
+        for name in sorted(found | here):
+            if found.get(name) != here.get(name):
+                raise UsageError(
+                    f"{file} is not of the run of {path}: {name} is {shown(found.get(name))}, not "
+                    f"{shown(here.get(name))} (train or evaluate that name again)"
+                )
 
 
 def modernize_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UsageError
-from utils.records.files import file_lock
+from utils.records.files import file_lock, remove_temporary
 
 #: Endings of the files that a training owns, after ``{exp_name}_``.
 OWNED = r"(resume\.pt|run\.json|history\.csv|curves\.png|checkpoint_(best|epoch_\d+)\.pt)"
@@ -60,10 +60,7 @@ class RunFiles:
 
     def remove_temporary(self) -> None:
         """Remove what a killed process left half written."""
-        name = re.compile(re.escape(f".{self.exp_name}_") + OWNED + r"\.[0-9a-f]{8}\.tmp")
-        for path in self.folder.iterdir():
-            if name.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        remove_temporary(self.folder, self.exp_name, OWNED)
 
     def remove(self) -> None:
         """Remove the files of this run, the state last: until then it can be resumed."""

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import comb
 
 from utils.records.evaluation import metric_values
@@ -13,7 +13,9 @@ from utils.statistics.comparison import Difference, Entry, TestSet
 COLUMNS = ("balanced_accuracy", "f1", "cross_entropy", "brier", "expected_calibration_error")
 
 
-def comparison_page(test_sets: Sequence[TestSet], exp_name: str) -> str:
+def comparison_page(
+    test_sets: Sequence[TestSet], exp_name: str, left_out: Iterable[str] = ()
+) -> str:
     """Return the page: an overview if there are several test sets, then a section for each."""
     parts = [f"# {exp_name}"]
     if len(test_sets) > 1:
@@ -22,6 +24,8 @@ def comparison_page(test_sets: Sequence[TestSet], exp_name: str) -> str:
     for test_set in test_sets:
         parts += [f"## {test_set.name}", _ranking(test_set), *_differences(test_set)]
         parts += ["Trained with", _settings(test_set)]
+    if left_out:
+        parts.append(f"Left out, since their digits were out of reach: {', '.join(left_out)}.")
     parts.append(
         f"Made by `DJSW/compare.py`; `{exp_name}_comparison.json` names the evaluations, the "
         "command and the code."
@@ -39,14 +43,6 @@ def comparison_csv(test_sets: Sequence[TestSet]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([rows[0], *(row.values() for row in rows)])
     return text.getvalue()
-
-
-def chart_rows(test_sets: Sequence[TestSet]) -> dict[str, list[tuple[str, float, float, float]]]:
-    """Return name, accuracy and interval of each entry, by test set."""
-    return {
-        test_set.name: [(entry.name, entry.accuracy, *entry.interval) for entry in test_set.entries]
-        for test_set in test_sets
-    }
 
 
 def _overview(test_sets: Sequence[TestSet]) -> list[str]:
@@ -122,9 +118,21 @@ def _settings(test_set: TestSet) -> str:
         text = "unknown: a bare state dict"
         if training := entry.record["training"]:
             seeds = ", ".join(str(run.seed) for run in entry.runs)
-            text = describe_settings({**training["settings"], "seed": seeds})
+            own = _own_arguments(entry, test_set)
+            text = describe_settings({**training["settings"], "seed": seeds, **own})
         lines.setdefault(text, []).append(entry.name)
     return "\n".join(f"- {', '.join(names)}: {text}" for text, names in lines.items())
+
+
+def _own_arguments(entry: Entry, test_set: TestSet) -> dict[str, object]:
+    """Return the arguments of the network that are others in another entry of the same network."""
+    model = entry.record["model"]
+    others = [other.record["model"] for other in test_set.entries]
+    return {
+        name: value
+        for name, value in model["arguments"].items()
+        if any(o["name"] == model["name"] and o["arguments"].get(name) != value for o in others)
+    }
 
 
 def _csv_row(test_set: TestSet, rank: int, entry: Entry) -> dict[str, object]:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from utils.errors import escaped
 from utils.records.files import atomic_write
 from utils.report.tables import percent
 
@@ -21,7 +22,7 @@ def save_curves(path: Path, title: str, history: Sequence[Mapping[str, Any]]) ->
     columns = {name: [row[name] for row in history] for name in history[0]}
     best = min(history, key=lambda row: row["validation_loss"])["epoch"]
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     losses, accuracies = figure.subplots(1, 2)
     losses.plot(columns["epoch"], columns["train_loss"], ".-", label="training")
     losses.plot(columns["epoch"], columns["validation_loss"], ".-", label="validation")
@@ -53,7 +54,7 @@ def save_confusion(
         weight = "bold" if row == column else "normal"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", color=color, weight=weight)
-    axes.set(title=title, xlabel="predicted digit", ylabel="true digit")
+    axes.set(title=_plain(title), xlabel="predicted digit", ylabel="true digit")
     axes.set_xticks(range(len(digits)), map(str, digits))
     axes.set_yticks(range(len(digits)), map(str, digits))
     bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1, decimals=1))
@@ -106,7 +107,7 @@ def save_mosaic(
         axes.text(x + left, y + top, caption, ha=align, va="top", fontsize=8, parse_math=False)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=lightest)
     axes.set_axis_off()
-    axes.set_title(title)
+    axes.set_title(_plain(title))
     _save(figure, path)
 
 
@@ -124,7 +125,7 @@ def save_reliability(path: Path, title: str, bins: Sequence[Mapping[str, float]]
     above.plot([0, 1], [0, 1], color="0.4", linestyle="--", label="confidence = accuracy")
     confidence, label = [row["confidence"] for row in bins], "measured, 95 % interval"
     above.errorbar(confidence, accuracy, ends, fmt="o", markersize=4, color="C3", label=label)
-    above.set(title=title, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    above.set(title=_plain(title), ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     above.legend(loc="upper left")
     below.bar(edges, [row["images"] for row in bins], widths, align="edge", edgecolor="white")
     below.set(xlabel="confidence: probability of the predicted digit", ylabel="images")
@@ -141,18 +142,23 @@ def save_error_rates(
     names = [row[0] for rows in groups.values() for row in rows]
     size = 6 + 0.08 * max(map(len, names)), 1.2 + 0.9 * len(groups) + 0.35 * len(names)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     ratios = [len(rows) + 1 for rows in groups.values()]
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
     for axes, (test_set, rows) in zip(panels, groups.items(), strict=True):
         error, most, least = 100 * (1 - np.array([row[1:] for row in rows])).T
         ends = np.maximum([error - least, most - error], 0)
         axes.barh(range(len(rows)), error, xerr=ends, color="C0", alpha=0.6, capsize=3)
-        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-        axes.set(title=test_set, xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
+        axes.set_yticks(range(len(rows)), [_plain(row[0]) for row in rows])
+        axes.set(title=_plain(test_set), xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.3)
     panels[-1].set_xlabel("test error rate / %, with 95 % intervals")
     _save(figure, path)
+
+
+def _plain(text: str) -> str:
+    """Return text of a file so that it is drawn as it is: no formulas, no line breaks."""
+    return escaped(text).replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:

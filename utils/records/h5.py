@@ -1,0 +1,172 @@
+"""HDF5 files of digits: written so that they can be checked, and read, without HDF5's library.
+
+A file begins with 4096 bytes that HDF5 skips: the line ``DJSW sha256 HEX``, the hash of all bytes
+after it, and a header in JSON: the root attributes, and type, shape and offset of each array. Some
+damaged files crash the library, or make it compute or allocate without end. So files without that
+line are converted to this form in a process of its own (``python h5.py FILE``, 0.3 s), whose output
+is the file, or a sentence on stderr.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Largest file, and array unpacked, in bytes: 340 000 images of 28 x 28 pixels.
+LIMIT = 2**28
+MARK = b"DJSW sha256 "
+HEADER_SIZE = 4096
+#: The root attributes; ``raw_sha256`` is JSON, from file to hash.
+ATTRIBUTES = {
+    **{"schema_version": int, "dataset": str, "split": str, "kept_labels": list, "source": str},
+    **{"raw_sha256": str, "images_sha256": str, "labels_sha256": str},
+    **{"tool": str, "tool_version": str},
+}
+
+
+def h5_bytes(images: np.ndarray, labels: np.ndarray, attributes: Mapping[str, Any]) -> memoryview:
+    """Return the bytes of a file, the same for the same digits and attributes.
+
+    :raises ValueError: the attributes are too long.
+    """
+    import h5py
+
+    buffer, arrays = io.BytesIO(), []
+    with h5py.File(buffer, "w", userblock_size=HEADER_SIZE) as file:
+        file.attrs.update(attributes)
+        for name, array in (("images", images), ("labels", labels)):
+            offset = file.create_dataset(name, data=array).id.get_offset()
+            arrays.append((array.dtype.str, array.shape, offset or 0))
+    header = json.dumps({"attributes": attributes, "arrays": arrays}).encode()
+    content, start = buffer.getbuffer(), len(MARK) + 64 + 1
+    if start + len(header) > HEADER_SIZE:
+        raise ValueError(f"its attributes take more than {HEADER_SIZE - start} bytes")
+    content[start:HEADER_SIZE] = header.ljust(HEADER_SIZE - start)
+    content[:start] = MARK + hashlib.sha256(content[start:]).hexdigest().encode() + b"\n"
+    return content
+
+
+def read_h5(
+    path: Path, *, by_library: bool = False
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return the attributes, images (N, H, W) and labels (N,): of files of ours, as a memory map.
+
+    :param by_library: read any file with HDF5's library.
+    :raises ValueError: the file is damaged, too large, not stored in itself, or of something else.
+    """
+    if path.stat().st_size > LIMIT:
+        raise ValueError(f"{path.stat().st_size} bytes, more than {LIMIT}")
+    content: np.ndarray = np.memmap(path, np.uint8, "r")
+    marked = bytes(content[: len(MARK)]) == MARK
+    if by_library or not marked:
+        content = _converted(path)
+    line, _, header = bytes(content[:HEADER_SIZE]).partition(b"\n")
+    if line != MARK + hashlib.sha256(content[len(line) + 1 :].data).hexdigest().encode():
+        raise ValueError("damaged, its SHA-256 is not that of its first line")
+    attributes, images, labels = _parse(header, content)
+    if attributes.get("schema_version", 1) > 1 and not marked:
+        raise ValueError("damaged, its first line is not ours")
+    return attributes, images, labels
+
+
+def _parse(header: bytes, content: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return what a header describes, checked: that of a hostile file has the right hash too."""
+    try:
+        fields = json.loads(header)
+        images, labels = (
+            np.frombuffer(content, kind, math.prod(shape), offset).reshape(shape)
+            for kind, shape, offset in fields["arrays"]
+        )
+        attributes = fields["attributes"]
+        for name, value in attributes.items():
+            if not (isinstance(value, ATTRIBUTES[name]) and str(value).isprintable()):
+                raise ValueError(f"attribute {name} is {str(value)[:50]!a}")
+    except (TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its header is damaged: {str(error)[:100]}") from None
+    if images.dtype != np.uint8 or images.ndim != 3:
+        raise ValueError(f"images {images.dtype} {images.shape}, expected uint8 (N, H, W)")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise ValueError(f"labels {labels.dtype} {labels.shape}, expected integers (N,)")
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels")
+    if images.size == 0:
+        raise ValueError("no images")
+    return attributes, images, labels
+
+
+def _converted(path: Path) -> np.ndarray:
+    """Return the bytes of a file in our form, made in another process; raises as `read_h5` does."""
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each reserves memory
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-P", __file__, path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=os.environ | one_thread,
+            timeout=10,
+            start_new_session=True,  # Ctrl-C is for this process
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError("the HDF5 library takes more than 10 s to read it") from None
+    if ran.returncode == 1:
+        raise ValueError(ran.stderr.decode(errors="replace").strip().split("\n")[-1][:200])
+    if ran.returncode:
+        raise ValueError(f"it crashes the HDF5 library, status {ran.returncode}")
+    return np.frombuffer(ran.stdout, np.uint8)
+
+
+def _convert(path: str) -> memoryview:
+    """Return the bytes in our form of what HDF5's library reads, with limited resources."""
+    import h5py
+
+    with suppress(ImportError, ValueError, OSError):  # Windows has none, macOS not the last
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+    with h5py.File(path, "r", locking=False) as file:
+        images, labels = (_stored(file, name)[()] for name in ("images", "labels"))
+        found = {name: file.attrs[name] for name in ATTRIBUTES if name in file.attrs}
+    attributes = {name: getattr(v, "tolist", lambda v=v: v)() for name, v in found.items()}
+    return h5_bytes(images, labels, attributes)
+
+
+def _stored(file: Any, name: str) -> Any:
+    """Return a dataset whose values are all stored in the file itself."""
+    import h5py
+
+    link = file.get(name, getlink=True)
+    data = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+        raise ValueError(f"no dataset '{name}' that is stored in the file itself")
+    shape = data.shape or ()
+    size = data.dtype.itemsize * math.prod(shape)
+    if data.dtype.hasobject or size > LIMIT:
+        raise ValueError(f"{name} {data.dtype} {shape}, expected integers of at most {LIMIT} bytes")
+    if data.chunks:
+        chunks = math.prod(-(-n // c) for n, c in zip(shape, data.chunks, strict=True))
+        complete = data.id.get_num_chunks() == chunks
+    else:
+        complete = data.id.get_storage_size() == size
+    if not complete:
+        raise ValueError(f"{name} were never written, or only some of them")
+    return data
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.buffer.write(_convert(sys.argv[1]))
+        sys.stdout.flush()
+    except ValueError as error:
+        sys.exit(str(error))
+    except Exception as error:  # whatever HDF5 finds
+        sys.exit(f"not an HDF5 file, or damaged: {' '.join(str(error).split()) or repr(error)}")
