@@ -293,8 +293,15 @@ def check_end(started, lost, sentence):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows has no SIGSTOP")
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize(
+    ("how", "lost"),
+    [
+        ("SIGSTOP", 0),
+        ("SIGKILL", 1),
+        pytest.param("SIGKILL", 0, marks=pytest.mark.slow),
+        pytest.param("SIGSTOP", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_rank_that_is_lost_before_they_meet(project, lost, how):
     started = start_impatient(project, "never")
     started[lost].send_signal(getattr(signal, how))
@@ -302,8 +309,15 @@ def test_rank_that_is_lost_before_they_meet(project, lost, how):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows has no SIGSTOP")
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("line", ["preparing", "epoch "])
+@pytest.mark.parametrize(
+    ("line", "lost"),
+    [
+        ("preparing", 0),
+        ("epoch ", 1),
+        pytest.param("preparing", 1, marks=pytest.mark.slow),
+        pytest.param("epoch ", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_rank_that_is_stopped_ends_the_other_with_a_sentence(project, lost, line):
     started = start_impatient(project, "stopped")
     while not started[0].stdout.readline().startswith(line):

@@ -3,47 +3,64 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_datasets
 from records import changed
 
 from DJSW import main as djsw
-from DJSW import results
+from DJSW import pipelines, results
 from DJSW.pipelines import DATASETS, PEOPLE
 from DJSW.recipes import RECIPES, Recipe
 from utils.records.checkpoint import load_checkpoint, write_checkpoint
 from utils.records.typed import content_sha256
 
+TINY = {name: Recipe(num_epochs=2, batch_size=32, lr=0.01) for name in DATASETS}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of waly's network by both recipes, the tuned one with two seeds."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "git").write_text("0123\n")  # a commit, and no changes
+    write_datasets(folder / "processed")
+    weights, reports = folder / "weights" / "WMLP", folder / "reports"
+    weights.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "PROCESSED", folder / "processed")
+        patch.setattr(sys, "argv", ["DJSW/main.py", "--train"])
+        patch.setenv("DJSW_GIT", str(folder / "git"))
+        for recipe in RECIPES:
+            patch.setitem(RECIPES, recipe, TINY)
+        for name, seed, recipe in (
+            ("wmlp_standard", 42, "standard"),
+            ("wmlp_tuned_1", 1, "tuned"),
+            ("wmlp_tuned_2", 2, "tuned"),
+            ("wmlp_tuned_other", 3, "tuned"),
+        ):
+            flags = ["--username=waly", f"--exp_name={name}"]
+            train = [f"--output_dir={weights}", "--train", f"--seed={seed}", f"--recipe={recipe}"]
+            assert djsw.main([*flags, *train]) == 0
+            best = f"--load_checkpoint={weights / name}_checkpoint_best.pt"
+            (reports / recipe).mkdir(parents=True, exist_ok=True)
+            assert djsw.main([*flags, f"--output_dir={reports / recipe}", best]) == 0
+    (folder / "README.md").write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
+    return folder
+
 
 @pytest.fixture
-def published(tmp_path, processed, monkeypatch):
-    """Runs of waly's network by both recipes, the tuned one with two seeds."""
+def published(runs, tmp_path, monkeypatch):
+    """A copy of the runs, as the repository."""
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(pipelines, "PROCESSED", tmp_path / "processed")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["DJSW/main.py", "--train"])
-    (tmp_path / "git").write_text("0123\n")  # a commit, and no changes
     monkeypatch.setenv("DJSW_GIT", str(tmp_path / "git"))
     for recipe in RECIPES:
-        tiny = {name: Recipe(num_epochs=2, batch_size=32, lr=0.01) for name in DATASETS}
-        monkeypatch.setitem(RECIPES, recipe, tiny)
-    weights, reports = tmp_path / "weights" / "WMLP", tmp_path / "reports"
-    weights.mkdir(parents=True)
-    reports.mkdir()
-    for name, seed, recipe in (
-        ("wmlp_standard", 42, "standard"),
-        ("wmlp_tuned_1", 1, "tuned"),
-        ("wmlp_tuned_2", 2, "tuned"),
-        ("wmlp_tuned_other", 3, "tuned"),
-    ):
-        flags = ["--username=waly", f"--exp_name={name}"]
-        train = [f"--output_dir={weights}", "--train", f"--seed={seed}", f"--recipe={recipe}"]
-        assert djsw.main([*flags, *train]) == 0
-        best = f"--load_checkpoint={weights / name}_checkpoint_best.pt"
-        (reports / recipe).mkdir(exist_ok=True)
-        assert djsw.main([*flags, f"--output_dir={reports / recipe}", best]) == 0
-    (tmp_path / "README.md").write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
+        monkeypatch.setitem(RECIPES, recipe, TINY)
     return tmp_path
 
 
