@@ -98,7 +98,7 @@ def evaluate_model(args: Any, *, report: bool = True) -> EvaluationResult:
             job = prepare_evaluation(args)
         print(f"device      {collectives.describe_devices(device, devices)}", flush=True)
         started = time.perf_counter()
-        logits, classes = predict(job.model.to(device), load_rows(job.data, device), device)
+        logits, classes = predict(job.model.to(device), load_rows(job.data, device))
         log_probabilities = finite_log_probabilities(logits, args.load_checkpoint)
         record = None
         if collectives.rank() == 0:

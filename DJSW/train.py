@@ -19,7 +19,7 @@ from utils.distributed import collectives
 from utils.distributed.device import choose_device
 from utils.engine.augmentation import augmenter
 from utils.engine.backward import gradients_of
-from utils.engine.batches import Samples, batches, load_rows, loss_and_accuracy
+from utils.engine.batches import Samples, batches, load_rows, loss_and_accuracy, one_ahead
 from utils.engine.checkpointer import Checkpointer, noting_errors, require_finite
 from utils.engine.history import History, Row, epoch_line
 from utils.engine.optimizer import Adam
@@ -152,9 +152,8 @@ def train_pipeline(
     """Train ``model`` with cross-entropy; ``checkpointer`` keeps the results.
 
     Every rank calls it with the same model, on the device to train on, and the same data:
-    ``training`` and ``validation`` give images (B, 1, H, W) and classes (B,) for an index tensor.
     """
-    history, device = checkpointer.history, next(model.parameters()).device
+    history = checkpointer.history
     optimizer = Adam(model, settings.lr, settings.weight_decay)
     with noting_errors(checkpointer):
         checkpointer.start(model, optimizer, settings, resume=resume)
@@ -167,7 +166,7 @@ def train_pipeline(
             epoch = len(history) + 1
             losses = train_epoch(checkpointer, training, settings)
             speed = len(training) / (time.perf_counter() - started)
-            loss, accuracy = loss_and_accuracy(model, validation, device)
+            loss, accuracy = loss_and_accuracy(model, validation)
             if not math.isfinite(loss):
                 raise Diverged(f"the validation loss is {loss} after epoch {epoch}; lower --lr")
             row: Row = {
@@ -205,17 +204,21 @@ def train_epoch(checkpointer: Checkpointer, training: Samples, settings: Setting
     losses = checkpointer.start_epoch(math.ceil(len(training) / settings.batch_size))
     schedule, steps = SCHEDULES[settings.schedule], settings.num_epochs * len(losses)
     gradients = gradients_of(model)
-    image_size = training[slice(0, 1)][0].shape[-2:]
-    augment = augmenter(settings.augmentation, image_size, losses.device)
+    height, width = training.images.shape[-2:]
+    augment = augmenter(settings.augmentation, (height, width), losses.device)
     dropout_seed = derive_seed(settings.seed, epoch, DROPOUT, collectives.rank())
     augmentation_seed = derive_seed(settings.seed, epoch, AUGMENTATION)
     order = epoch_order(len(training), settings.seed, epoch)[done * settings.batch_size :]
-    rest = batches(training, order, settings.batch_size, losses.device)
+    rest = batches(training, order, settings.batch_size)
+    augmented = (
+        (augment(images, batch_size, augmentation_seed + step), classes, batch_size)
+        for step, (images, classes, batch_size) in enumerate(rest, start=done)
+    )
+    ready = one_ahead(augmented, wanted=settings.augmentation is not None and losses.is_cpu)
     hidden = True if collectives.rank() else None  # None: shown on a terminal
-    bar = tqdm(rest, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=hidden)
+    bar = tqdm(ready, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=hidden)
     for step, (images, classes, batch_size) in enumerate(bar, start=done):
         gradients.seed(dropout_seed + step)
-        images = augment(images, batch_size, augmentation_seed + step)
         optimizer.lr = settings.lr * schedule((epoch - 1) * len(losses) + step, steps)
         losses[step] = gradients(images, classes, batch_size)
         collectives.all_reduce_sum(optimizer.gradients, losses[step])

@@ -3,16 +3,17 @@
 import csv
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from DJSW import pipelines
 from DJSW.main import main
 from DJSW.train import train_pipeline
 from utils.engine import checkpointer
+from utils.engine.batches import Samples
 from utils.engine.checkpointer import Checkpointer
 from utils.records.checkpoint import load_checkpoint, weights_sha256
 from utils.records.provenance import provenance
@@ -36,9 +37,14 @@ PROVENANCE = provenance(CPU, [{"node": "here", "device": "a processor"}])
 
 def small_problem(count=23):
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(count, 1, 2, 2, generator=generator)
-    classes = (images.sum((1, 2, 3)) > 2).long()
-    return TensorDataset(images, classes)
+    images = torch.randint(256, (count, 1, 2, 2), generator=generator, dtype=torch.uint8)
+    classes = (images.sum((1, 2, 3)) > 510).long()
+    return Samples(images, classes, torch.arange(count))
+
+
+def not_finite(data):
+    """Return the samples with images that are no numbers."""
+    return replace(data, images=torch.full(data.images.shape, torch.nan))
 
 
 def small_model(seed=0):

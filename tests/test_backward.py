@@ -28,13 +28,17 @@ def test_gradients_equal_float64_autograd(username, batch):
     model.eval(), double.eval()  # a network's own draws, such as dropout's, would differ
     expected = F.cross_entropy(double(images.double()), classes)
     expected.backward()
-    for gradients in (gradients_of(model), AutogradGradients(model)):
+    other, _ = build_model(username, PEOPLE[username].dataset)
+    other.eval().load_state_dict(model.state_dict())
+    for parameter in other.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for network, gradients in ((model, gradients_of(model)), (other, AutogradGradients(other))):
         for _ in range(2):  # the second call overwrites the first's gradients
             loss_sum = gradients(images, classes, batch)
         assert loss_sum.item() / batch == pytest.approx(expected.item(), rel=1e-5)
-        for mine, other in zip(model.parameters(), double.parameters(), strict=True):
+        for mine, reference in zip(network.parameters(), double.parameters(), strict=True):
             assert mine.grad is not None
-            torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(mine.grad.double(), reference.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_networks_of_other_forms_use_autograd():
@@ -48,7 +52,7 @@ def test_networks_of_other_forms_use_autograd():
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("username", PEOPLE)
-def test_gradients_of_parts_add_up_to_those_of_the_batch(username, own):
+def test_gradients_of_parts_add_up_to_those_of_the_batch(username, own, monkeypatch):
     """Batches of 64 and 5 divided by 8 ranks, against float64 autograd of whole batches."""
     torch.manual_seed(0)
     entry = DATASETS[PEOPLE[username].dataset]
@@ -56,8 +60,9 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(username, own):
     double = build_model(username, PEOPLE[username].dataset)[0].double()
     double.load_state_dict(model.state_dict())
     model.eval(), double.eval()  # a network's own draws, such as dropout's, would differ
-    adam = Adam(model, lr=0.1)
-    gradients = gradients_of(model) if own else AutogradGradients(model)
+    if not own:
+        monkeypatch.delattr(type(model), "stack", raising=False)
+    adam, gradients = Adam(model, lr=0.1), gradients_of(model)
     for count in (64, 5):
         images = torch.rand(count, 1, *entry.image_size)
         classes = torch.randint(len(entry.digits), (count,))
@@ -88,3 +93,41 @@ def test_stack_must_compute_what_forward_computes():
     Adam(dropping, lr=0.1)
     with pytest.raises(UsageError, match=r"WithDropout: stack\(\) and forward\(\) differ by"):
         gradients_of(dropping.train())
+
+
+@pytest.mark.parametrize(
+    ("pixels", "hidden", "classes"), [(30, 17, 3), (16, 33, 26), (70, 77, 62), (5, 3, 2)]
+)
+def test_any_widths_equal_float64_autograd_and_padding_stays_zero(pixels, hidden, classes):
+    """With both kinds of decay, over several steps; the checkpoint holds no padding."""
+    for weight_decay in (0.0, 0.1):
+        torch.manual_seed(pixels)
+        model, double = (WMLP(pixels, classes, hidden) for _ in range(2))
+        double.load_state_dict(model.state_dict())
+        double.double()
+        adam = Adam(model, lr=0.01, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW if weight_decay else torch.optim.Adam
+        reference = optimizer(double.parameters(), lr=0.01, weight_decay=weight_decay)
+        gradients = gradients_of(model)
+        assert isinstance(gradients, StackGradients)
+        for _ in range(5):
+            x, y = torch.rand(9, pixels), torch.randint(classes, (9,))
+            gradients(x, y, 9)
+            reference.zero_grad()
+            F.cross_entropy(double(x.double()), y).backward()
+            for mine, other in zip(model.parameters(), double.parameters(), strict=True):
+                assert mine.grad is not None
+                torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-3, atol=1e-6)
+            adam.step()
+            reference.step()
+        for mine, other in zip(model.parameters(), double.parameters(), strict=True):
+            torch.testing.assert_close(mine.double(), other, rtol=1e-3, atol=1e-5)
+            assert not mine.detach().isnan().any()
+        inside = sum(parameter.numel() for parameter in model.parameters())
+        assert (hidden > 16 and hidden % 4 > 0) == (len(adam.values) > inside)
+        for parameter in model.parameters():
+            parameter.data.zero_()
+            assert parameter.grad is not None
+            parameter.grad.zero_()
+        for tensor in (adam.values, adam.gradients):
+            assert not tensor.any(), "the padding"

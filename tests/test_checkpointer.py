@@ -1,7 +1,6 @@
 """Files of a run, names in use, and runs that are killed, stopped and resumed."""
 
 import json
-import math
 import multiprocessing
 import os
 import random
@@ -20,6 +19,7 @@ from small_runs import (
     StopAfter,
     command,
     files_of,
+    not_finite,
     outcome,
     rows_of,
     small_checkpointer,
@@ -285,10 +285,9 @@ def test_names_are_used_once(tmp_path):
 
 
 def test_state_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
-    data = small_problem()
     train_small(tmp_path, Settings(1, 5, 0.01, seed=0))
     state = (tmp_path / "run_resume.pt").read_bytes()
-    data.tensors[0].fill_(math.nan)
+    data = not_finite(small_problem())
     monkeypatch.setattr("utils.engine.checkpointer.stop_request", StopAfter(2))
     with pytest.raises(RunError, match=r"epoch 2, step 1; .* earlier epochs are kept"):
         train_small(tmp_path, Settings(2, 5, 0.01, seed=0), resume=True, data=data)

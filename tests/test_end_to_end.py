@@ -32,8 +32,8 @@ def test_readme_on_real_mnist(checkout, raw_data, run_script, tmp_path):
     assert metrics["metrics"]["accuracy"] >= 0.965
     assert metrics["dataset"]["file"] == "data/processed/mnist_test_4_9.h5"
 
-    # The same seed with one and with two ranks, for two epochs: with more, training magnifies the
-    # differences of rounding.
+    # The same seed with one and with two ranks: after an epoch, training has magnified the
+    # differences of rounding (a product of 32 rows rounds otherwise than one of 64).
     flags = (*flags[:2], "--train", "--num_epochs=2", "--device=cpu", "--output_dir=weights/SMLP")
     ran = run_script(script, *flags, "--exp_name=one", cwd=checkout)
     assert ran.returncode == 0, ran.stderr
@@ -53,7 +53,8 @@ def test_readme_on_real_mnist(checkout, raw_data, run_script, tmp_path):
             rows = list(csv.DictReader(file))[:2]
         losses[name] = [float(row[kind]) for row in rows for kind in row if kind.endswith("loss")]
     assert losses["one"] == losses["first"]
-    assert losses["two"] == pytest.approx(losses["first"], rel=1e-5)
+    assert losses["two"][:2] == pytest.approx(losses["first"][:2], rel=1e-5)
+    assert losses["two"][2:] == pytest.approx(losses["first"][2:], rel=1e-2)
     for name in ("one", "two"):
         weights = best.with_name(f"{name}_checkpoint_best.pt")
         evaluation = ("--username=sigurd", f"--exp_name={name}", "--output_dir=reports")

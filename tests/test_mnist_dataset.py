@@ -15,7 +15,6 @@ import torch
 from conftest import digit_images, write_h5
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
-from utils.engine.batches import batches, load_rows, predict
 from utils.errors import RunError
 from utils.mnist_dataset import DigitClasses, MnistH5Dataset
 from utils.records.h5 import h5_bytes
@@ -406,29 +405,6 @@ def test_usual_samplers(path):
     assert [len(labels) for _, labels in loader] == [32, 32, 11]
     loader = DataLoader(data, sampler=RandomSampler(data), batch_size=32)
     assert sorted(torch.cat([labels for _, labels in loader]).tolist()) == sorted(LABELS.tolist())
-
-
-def test_files_above_the_memory_limit_give_the_same_batches(contiguous, monkeypatch):
-    data, device = MnistH5Dataset(contiguous), torch.device("cpu")
-    rows = torch.arange(0, 70, 2)
-    order = torch.randperm(35, generator=torch.Generator().manual_seed(0))
-    in_memory = load_rows(data, device, rows)
-    monkeypatch.setattr("utils.engine.batches.MEMORY_LIMIT", 4 * 35 * 784 - 1)
-    from_file = load_rows(data, device, rows)
-    assert type(in_memory) is not type(from_file)
-    expected = list(batches(in_memory, order, 8, device))
-    found = list(batches(from_file, order, 8, device))
-    assert [len(labels) for _, labels, _ in found] == [8, 8, 8, 8, 3]
-    for (images, labels, size), expected_batch in zip(found, expected, strict=True):
-        assert torch.equal(images, expected_batch[0])
-        assert torch.equal(labels, expected_batch[1])
-        assert size == expected_batch[2] == len(labels)
-    assert np.array_equal(torch.cat([images for images, *_ in found]), SCALED[rows[order]])
-    network = torch.nn.Flatten()
-    for from_memory, mapped in zip(
-        predict(network, in_memory, device), predict(network, from_file, device), strict=True
-    ):
-        assert torch.equal(from_memory, mapped)
 
 
 BAD_FILES: dict[str, tuple[dict[str, Any], str]] = {

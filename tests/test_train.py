@@ -1,12 +1,14 @@
 """The training loop, against a plain one in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from small_runs import (
     StopAfter,
     files_of,
+    not_finite,
     rows_of,
     small_checkpointer,
     small_model,
@@ -15,7 +17,7 @@ from small_runs import (
 )
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Subset, TensorDataset, random_split
+from torch.utils.data import TensorDataset, random_split
 
 from DJSW.recipes import Settings
 from DJSW.train import train_pipeline
@@ -34,8 +36,8 @@ def test_equals_a_plain_float64_loop(tmp_path):
     model, run = train_small(tmp_path, settings)
 
     reference = small_model().double()
-    images, classes = small_problem().tensors
-    validation_images, validation_classes = small_problem(10).tensors
+    images, classes = small_problem()[:]
+    validation_images, validation_classes = small_problem(10)[:]
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.05, foreach=False, fused=False)
     for epoch, row in enumerate(run.history.rows, start=1):
         total = 0.0
@@ -89,7 +91,8 @@ def test_split_is_nine_to_one_and_ignores_the_global_seed():
 
 def test_loss_that_is_not_finite_stops_at_once(tmp_path):
     data = small_problem()
-    data.tensors[0][11] = math.nan
+    data = replace(data, images=data.images.float())
+    data.images[11] = math.nan
     settings = Settings(num_epochs=3, batch_size=5, lr=0.01, seed=0)
     run = small_checkpointer(tmp_path, settings)
     step = epoch_order(23, 0, 1).tolist().index(11) // 5 + 1
@@ -119,8 +122,8 @@ def test_dropout_acts_in_training_only(tmp_path):
     _, run = train_small(
         tmp_path, Settings(1, 23, 1e-30, seed=0), model
     )  # the step changes nothing
-    images, classes = small_problem().tensors
-    validation_images, validation_classes = small_problem(10).tensors
+    images, classes = small_problem()[:]
+    validation_images, validation_classes = small_problem(10)[:]
     with torch.no_grad():
         model.eval()
         expected = F.cross_entropy(model(validation_images), validation_classes).item()
@@ -129,13 +132,10 @@ def test_dropout_acts_in_training_only(tmp_path):
     assert run.history.rows[0]["train_loss"] != pytest.approx(without, rel=1e-3)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, pytest.param(11, id="not in memory")])
-def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps, request):
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, 11])
+def test_stopped_within_an_epoch_and_resumed(tmp_path, monkeypatch, steps):
     """With dropout, whose masks must be those of the uninterrupted run."""
     data = small_problem()
-    if "not in memory" in request.node.name:
-        rows = torch.arange(len(data))
-        data = Subset(data, rows)  # type: ignore[arg-type]  # indexed as a whole
 
     def model():
         torch.manual_seed(0)
@@ -165,8 +165,7 @@ def test_validation_loss_that_is_not_finite(tmp_path):
 
 
 def test_loss_is_checked_within_a_long_epoch_too(tmp_path, monkeypatch):
-    data = small_problem(1000)
-    data.tensors[0][:] = math.nan
+    data = not_finite(small_problem(1000))
     taken = []
     original = Adam.step
 

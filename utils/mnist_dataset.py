@@ -138,6 +138,14 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
             if stated != value:
                 raise self._invalid(f"{name} is {stated}, expected {value}")
 
+    @property
+    def classes(self) -> np.ndarray:
+        """All labels, int64 (N,), by ``target_transform`` if that takes arrays."""
+        labels = self.labels.astype(np.int64)
+        if self.target_transform and getattr(self.target_transform, "takes_arrays", False):
+            labels = self.target_transform(labels)
+        return labels
+
     @cached_property
     def sha256(self) -> dict[str, str]:
         """SHA-256 of each array, named like the file's attributes (see :func:`array_hashes`)."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, started
+from records import changed
 
 from utils.records.checkpoint import load_checkpoint, weights_sha256
 
@@ -266,10 +267,13 @@ def test_signal_before_the_run_has_started(cluster):
 
 
 def test_a_reproduction_resumes_too(cluster, trained):
-    changed = record_of(cluster, "WMLP/first")
-    changed["settings"]["num_epochs"] = 100_000
-    path = cluster.project / "weights" / "WMLP" / "endless_run.json"
-    path.write_text(json.dumps(changed))
+    def endless(record):
+        record["settings"]["num_epochs"] = 100_000
+        record["exp_name"] = "endless"
+
+    folder = cluster.project / "weights" / "WMLP"
+    path = Path(shutil.copy(folder / "first_run.json", folder / "endless_run.json"))
+    changed(path, endless)
     job = cluster.submit("run.sh", "DJSW/reproduce.py", path)
     wait_for(lambda: "epoch      2/" in cluster.log(job), 60)
     cluster("scancel", "--batch", "--signal=USR1", job)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.engine.optimizer import padded
 from utils.errors import UsageError
 
 
@@ -80,22 +81,41 @@ class StackGradients:
             parameter.grad is not None for layer in layers for parameter in layer.parameters()
         ), "there are no gradients to write into: build the optimizer first"
         self.negative_slope = negative_slope
-        self.weights = [layer.weight.detach() for layer in layers]
-        self.biases = [layer.bias.detach() for layer in layers]
-        self.weight_gradients = [layer.weight.grad for layer in layers]
-        self.bias_gradients = [layer.bias.grad for layer in layers]
-        self.onehot = torch.eye(len(self.biases[-1]), device=self.biases[-1].device)
+        self.weights, self.weight_gradients = _padded([layer.weight for layer in layers])
+        self.biases, self.bias_gradients = _padded([layer.bias for layer in layers])
+        # Images and logits have no padding.
+        self.weights[0] = self.weights[0][:, : layers[0].in_features]
+        self.weight_gradients[0] = self.weight_gradients[0][:, : layers[0].in_features]
+        for tensors in (self.weights, self.weight_gradients, self.biases, self.bias_gradients):
+            tensors[-1] = tensors[-1][: layers[-1].out_features]
+        self.onehot = torch.eye(layers[-1].out_features, device=self.biases[-1].device)
+        self.transposed = [weight.t() for weight in self.weights]
+        self._memory: dict[int, tuple[list[Tensor], ...]] = {}
 
     def seed(self, seed: int) -> None:
         """Do nothing: linear layers draw no random numbers."""
 
+    def memory(self, images: int) -> tuple[list[Tensor], ...]:
+        """Return tensors for each layer's output, its gradient, and that transposed.
+
+        They are used again for each batch of that size, since new memory takes longer than most
+        operations here.
+        """
+        if images not in self._memory:
+            outputs = [bias.new_empty(images, len(bias)) for bias in self.biases]
+            gradients = [*map(torch.empty_like, outputs[:-1]), outputs[-1]]
+            self._memory[images] = outputs, gradients, [each.t() for each in gradients]
+        return self._memory[images]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the input (B, pixels), the activations of the hidden layers, and the logits."""
-        outputs = [x]
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = F.leaky_relu_(torch.addmm(bias, x, weight.t()), self.negative_slope)
-            outputs.append(x)
-        return [*outputs, torch.addmm(self.biases[-1], x, self.weights[-1].t())]
+        outputs = self.memory(len(x))[0]
+        inputs = [x, *outputs[:-1]]
+        for i, output in enumerate(outputs):
+            torch.addmm(self.biases[i], inputs[i], self.transposed[i], out=output)
+            if i < len(outputs) - 1:
+                F.leaky_relu_(output, self.negative_slope)
+        return [x, *outputs]
 
     @torch.no_grad()
     def __call__(self, images: Tensor, classes: Tensor, batch_size: int) -> Tensor:
@@ -103,12 +123,21 @@ class StackGradients:
         *activations, logits = self.forward(images.flatten(1))
         log_probabilities = torch.log_softmax(logits, 1)
         loss = F.nll_loss(log_probabilities, classes, reduction="sum")
-        g = log_probabilities.exp_().sub_(self.onehot[classes]).div_(batch_size)
+        _, gradients, transposed = self.memory(len(images))
+        torch.exp(log_probabilities, out=logits).sub_(self.onehot[classes]).div_(batch_size)
         for i in reversed(range(len(self.weights))):
-            torch.mm(g.t(), activations[i], out=self.weight_gradients[i])
-            torch.sum(g, 0, out=self.bias_gradients[i])
+            torch.mm(transposed[i], activations[i], out=self.weight_gradients[i])
+            torch.sum(gradients[i], 0, out=self.bias_gradients[i])
             if i > 0:
-                g = torch.ops.aten.leaky_relu_backward(
-                    g @ self.weights[i], activations[i], self.negative_slope, True
-                )
+                g = torch.mm(gradients[i], self.weights[i], out=gradients[i - 1])
+                _leaky_relu_backward(g, activations[i], self.negative_slope, True, grad_input=g)
         return loss
+
+
+_leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
+
+
+def _padded(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the values and the gradients of parameters, with padding."""
+    gradients = [parameter.grad for parameter in parameters]
+    return [*map(padded, parameters)], [padded(each) for each in gradients if each is not None]
