@@ -92,7 +92,7 @@ if [[ -z $check ]]; then
 fi
 
 [[ $max_restarts =~ ^[0-9]+$ ]] || fail "DJSW_MAX_RESTARTS is '$max_restarts'; give a whole number"
-cluster=${SLURM_CLUSTER_NAME:-$(scontrol show config 2>/dev/null | sed -n 's/^ClusterName *= *//p')}
+cluster=${SLURM_CLUSTER_NAME:-$(timeout 10 scontrol show config 2>/dev/null | sed -n 's/^ClusterName *= *//p')}
 account=${SLURM_JOB_ACCOUNT:-${SBATCH_ACCOUNT:-}}
 if [[ $cluster == lumi && -z $account ]]; then
     fail "no account, and LUMI bills every job to one: export SBATCH_ACCOUNT=project_…, or sbatch --account=project_… run.sh$typed"

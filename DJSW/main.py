@@ -86,7 +86,8 @@ def command(args: argparse.Namespace) -> None:
 
             train_model(args)
     if args.check:
-        print("checked     this command would run")
+        untried = f", if there is a GPU ({args.device})" * (args.device in ("cuda", "mps"))
+        print(f"checked     this command would run{untried}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -131,7 +131,7 @@ def checkout(tmp_path: Path) -> Path:
 def copy_code(folder: Path) -> Path:
     """Copy the checkout without its results."""
     copy_checkout(folder, *processes.PACKAGES, ".gitignore", "pyproject.toml", "run.sh")
-    for name in ("weights/SMLP", "weights/WMLP", "weights/DMLP", "reports"):
+    for name in ("weights/SMLP", "weights/WMLP", "weights/DMLP", "reports/scratch"):
         (folder / name).mkdir(parents=True)
     return folder
 

@@ -469,7 +469,8 @@ def test_help_is_derived_from_the_tables_and_needs_no_torch(capsys):
     ("flag", "meant"), [("--num-epochs", "--num_epochs"), ("--expname=x", "--exp_name")]
 )
 def test_a_misspelled_flag_gets_the_one_that_was_meant(call, flag, meant):
-    refused(call("--train", flag), f"did you mean {meant}?")
+    refused(call("--train", flag), f"for {flag.partition('=')[0]}, did you mean {meant}?")
+    assert exit_status(main, "--username=waly", flag) == 2  # others are missing too
 
 
 def test_a_flag_like_no_other(call):

@@ -30,17 +30,24 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False)
         if isinstance(sys.stdout, io.TextIOWrapper):  # R² on an ASCII terminal, a name in Latin-1
             sys.stdout.reconfigure(errors="backslashreplace")
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does; the words are kept for the error."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message, once for all ranks: they were given the same flags.
 
         An unknown flag gets the one that was probably meant.
         """
-        for word in message.split() if message.startswith("unrecognized arguments") else ():
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in self._given:
             flag = word.partition("=")[0]
-            known = [name for name in self._option_string_actions if name.startswith("--")]
-            for meant in difflib.get_close_matches(flag, known, 1) if flag[0] == "-" else ():
-                message += f"; for {flag}, did you mean {meant}?"
+            if flag.startswith("--") and flag not in known:
+                for meant in difflib.get_close_matches(flag, known, 1):
+                    message += f"; for {flag}, did you mean {meant}?"
         text = one_line(f"error: {message} (--help lists the flags)")
         self.exit(UsageError.exit_status, None if env_rank() else f"{text}\n")
 
@@ -120,7 +127,9 @@ def _check_environment() -> None:
 def output_flags(flags: Parser, kind: str) -> None:
     """Add ``--output_dir`` and ``--exp_name``, with defaults for a quick try."""
     flags.add_argument(
-        "--output_dir", default="reports", help="existing folder for its files; default reports"
+        "--output_dir",
+        default="reports/scratch",
+        help="existing folder for its files; default reports/scratch",
     )
     flags.add_argument(
         "--exp_name",

@@ -115,6 +115,8 @@ def read_plain(path: Path) -> Any:
         content = read_bytes(path, LIMIT)
     except ValueError as error:
         raise UsageError(f"{path} is no checkpoint: {error}; give another file") from None
+    if content[:1] in (b"{", b"[") and content.isascii():
+        raise UsageError(f"{path} is JSON, no checkpoint; give a …_checkpoint_….pt")
     try:
         _require_harmless(content)
         with warnings.catch_warnings():  # torch warns of old pickle protocols before it decides
@@ -164,6 +166,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     metadata: dict[str, Any] = {}
     if isinstance(content, dict) and "format" in content:
         metadata = content
+        if str(metadata["format"]).startswith("djsw-state-"):
+            raise UsageError(
+                f"{path} is the state of a run, which --resume reads; give a …_checkpoint_….pt"
+            )
         try:
             if metadata["format"] not in (FORMAT, FORMAT_1):
                 raise TypeError(
