@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import small_runs
@@ -33,7 +33,7 @@ from DJSW.main import main
 from DJSW.recipes import Settings
 from DJSW.train import train_pipeline
 from utils.engine.history import COLUMNS
-from utils.engine.state import write_state
+from utils.engine.state import State, write_state
 from utils.errors import RunError, Stopped, UsageError
 from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
 from utils.records.files import atomic_write
@@ -398,7 +398,7 @@ def test_states_with_odd_fields_are_refused(tmp_path, change, sentence):
     if "of type set" in sentence:
         torch.save({**state, **change}, path)  # no digest is of sets
     else:
-        write_state(path, {**state, **change})
+        write_state(path, cast(State, {**state, **change}))
     with pytest.raises(UsageError, match=f"run_resume.pt is damaged: {sentence}"):
         train_small(tmp_path, settings, resume=True)
     path.write_bytes(path.read_bytes()[:-1])

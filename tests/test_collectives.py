@@ -270,8 +270,9 @@ sys.exit(main.main())
 def start_impatient(project, name, epochs=100_000):
     (project / "impatient.py").write_text(IMPATIENT)
     flags = ("--exp_name", name, "--output_dir=weights/WMLP", "--train", "--device=cpu")
-    flags = (*flags, "--num_epochs", epochs)
-    return start(project, 2, *flags, script="impatient.py", start=start_python)
+    return start(
+        project, 2, *flags, "--num_epochs", epochs, script="impatient.py", start=start_python
+    )
 
 
 def start_python(command, **options):

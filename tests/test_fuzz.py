@@ -111,8 +111,8 @@ def project(tmp_path_factory) -> Path:
         f"{weights}_epoch_2.pt --exp_name f",
     ):
         done(start(project, "DJSW/main.py", flags, FUZZ_MEMORY=os.devnull), 0)
-    weights = load_checkpoint(project / "run" / "e_checkpoint_best.pt").weights
-    torch.save(weights, project / "run" / "bare.pt")
+    checkpoint = load_checkpoint(project / "run" / "e_checkpoint_best.pt")
+    torch.save(checkpoint.weights, project / "run" / "bare.pt")
     digit = np.zeros((20, 20), np.uint8)
     digit[3:17, 8:12] = 255
     Image.fromarray(digit).resize((90, 90)).save(project / "run" / "digit.png")

@@ -69,8 +69,8 @@ def test_verify_compares_with_what_hdf5_finds(raw_mnist, tmp_path):
     path = mnist.create_mnist_h5(tmp_path / "m.h5")
     content = path.read_bytes()
     hidden = LABELS[::-1].tobytes()
-    labels_sha256 = [hashlib.sha256(each).hexdigest().encode() for each in (LABELS, hidden)]
-    header, rest = content[77:4096].replace(*labels_sha256), content[4096:] + hidden
+    old, new = (hashlib.sha256(each).hexdigest().encode() for each in (LABELS.tobytes(), hidden))
+    header, rest = content[77:4096].replace(old, new), content[4096:] + hidden
     place = content.index(LABELS.tobytes(), 4096 + IMAGES.size)
     header = header.replace(str(place).encode(), str(len(content)).encode()).ljust(4019)[:4019]
     digest = hashlib.sha256(header + rest).hexdigest().encode()

@@ -171,7 +171,8 @@ def test_starting_weights(call, tmp_path):
     assert str(first) in out
     after = load_checkpoint(call.out / "f_checkpoint_best.pt")
     assert weights_sha256(after.weights) == weights_sha256(load_checkpoint(first).weights)
-    assert after.metadata["starting_weights"]["file"].endswith("e_checkpoint_best.pt")
+    start = after.metadata["starting_weights"]
+    assert start is not None and start["file"].endswith("e_checkpoint_best.pt")
 
 
 ABSOLUTE = re.compile(r"(?<![\w.])/\w+")

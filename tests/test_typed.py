@@ -75,7 +75,7 @@ def nested(depth: int) -> object:
 
 CYCLE: list[object] = []
 CYCLE.append(CYCLE)
-WIDE: list[object] = [1]
+WIDE: list[Any] = [1]
 for _ in range(10):
     WIDE = 10 * [WIDE]  # a hundred objects that unfold to ten billion
 

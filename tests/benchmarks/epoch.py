@@ -1,8 +1,8 @@
-"""How fast the pipeline is, beside what else one could do: ``uv run tests/benchmarks/epoch.py``.
+"""How fast training is, beside other ways: ``uv run --group bench tests/benchmarks/epoch.py``.
 
-Everything in one run, since machines drift: the contenders take turns, and what counts are medians
-and the ratios within a turn. Needs MNIST in ``data/`` (a training of sigurd's puts it there).
-Nothing fails for being slow.
+Machines drift, so the contenders take turns, and what counts are medians and the ratios within a
+turn. The first turn is a warm-up. Creates the datasets in ``data/`` that are missing. Nothing fails
+for being slow.
 """
 
 import os
@@ -24,239 +24,276 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 
-import h5py
 import in_memory
-import numpy as np
 import torch
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset, TensorDataset
-from torchvision.datasets import MNIST
-from torchvision.transforms import ToTensor
 
-from datasetprep.create_mnist_dataset import RAW_FOLDER
 from DJSW.networks import build_model
-from DJSW.pipelines import PROCESSED, open_split
-from DJSW.recipes import Settings
-from DJSW.train import train_epoch
+from DJSW.pipelines import PEOPLE, open_split
+from DJSW.recipes import RECIPES, Settings
 from utils.distributed.device import device_name
-from utils.engine.batches import load_rows
+from utils.engine.batches import Samples, load_rows
 from utils.engine.seeds import epoch_order, split_rows
-from utils.mnist_dataset import MnistH5Dataset
 from utils.records.provenance import provenance, write_json
+from utils.report.tables import markdown
 
-ROUNDS, BATCH, SLICE = ARGS.rounds, 64, 640
-GOAL = 0.9748  # what the group's earlier SMLP had
+BATCH, STEPS = 64, 500
 CPU = torch.device("cpu")
-DATA = open_split("mnist_4_9", train=True)
-ROWS = split_rows(len(DATA))[0]
-TRAINING = load_rows(DATA, CPU, ROWS)
-assert isinstance(TRAINING, TensorDataset)
-IMAGES, CLASSES = TRAINING.tensors
+HAS_JAX = all(find_spec(name) for name in ("jax", "optax"))
+WEIGHTS = ROOT / "weights" / "SMLP" / "smlp_standard_checkpoint_best.pt"
+
+Timed = Callable[[], object]
+#: Prepares a turn, which is not timed, and returns what is timed.
+Contender = Callable[[], Timed]
+Times = dict[str, list[float]]
 
 
-def our_epoch() -> None:
-    model, _ = build_model("sigurd", "mnist_4_9")
-    settings = Settings(1, BATCH, 1e-3)
-    train_epoch(in_memory.start(model, settings), TRAINING, settings)
+def ours(
+    new_model: Callable[[], nn.Module], data: Samples, settings: Settings, epochs: int
+) -> Timed:
+    """This project's loop, without validation and without files."""
+    run = in_memory.start(new_model(), settings)
+
+    def train() -> None:
+        for _ in range(epochs):
+            in_memory.run_epoch(run, data, settings)
+
+    return train
 
 
-def eager_loop() -> None:
-    """Images in memory, autograd, torch.optim.Adam: what one writes in ten lines."""
-    model, _ = build_model("sigurd", "mnist_4_9")
+def eager_loop(new_model: Callable[[], nn.Module], data: Samples, epochs: int) -> Timed:
+    """Images in memory, autograd, ``torch.optim.Adam``: what one writes in ten lines."""
+    images, classes = data[slice(None)]
+    model = new_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for index in epoch_order(len(ROWS), 42, 1).split(BATCH):
-        loss = F.cross_entropy(model(IMAGES[index]), CLASSES[index])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+
+    def train() -> None:
+        for epoch in range(epochs):
+            for index in epoch_order(len(data), 42, epoch).split(BATCH):
+                loss = F.cross_entropy(model(images[index]), classes[index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    return train
 
 
-def torchvision_loop() -> None:
-    """The tutorial: torchvision's MNIST, ToTensor, a DataLoader, ``loss.item()`` each step."""
-    mnist = MNIST(RAW_FOLDER, transform=ToTensor())
-    kept = torch.isin(mnist.targets, torch.tensor([4, 5, 6, 7, 8, 9])).nonzero().flatten()
-    mnist.targets = mnist.targets - 4
-    model, _ = build_model("sigurd", "mnist_4_9")
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    subset = Subset(mnist, kept[ROWS].tolist())
-    for images, classes in DataLoader(subset, batch_size=BATCH, shuffle=True):
-        loss = F.cross_entropy(model(images), classes)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()
+def scikit_learn(layers: list[nn.Linear], data: Samples, epochs: int) -> Timed:
+    """``MLPClassifier`` with these layers and ReLU, the same optimizer and batch size."""
+    hidden = [layer.out_features for layer in layers[:-1]]
+    network = MLPClassifier(hidden, batch_size=BATCH, max_iter=epochs, alpha=0.0)
+    images, classes = data[slice(None)]
+
+    def train() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # so few epochs do not converge
+            network.fit(images.flatten(1).numpy(), classes.numpy())
+
+    return train
 
 
-def scikit_learn() -> None:
-    """One iteration of the same network with the same optimizer and batch size."""
-    network = MLPClassifier((77,) * 4, batch_size=BATCH, max_iter=1, alpha=0.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one iteration does not converge
-        network.fit(IMAGES.flatten(1).numpy(), CLASSES.numpy())
-
-
-def matrix_products() -> None:
-    """The 14 products of a step that no implementation can do without, and nothing else."""
-    model, _ = build_model("sigurd", "mnist_4_9")
-    layers = [layer for layer in model.children() if isinstance(layer, nn.Linear)]
+def matrix_products(layers: list[nn.Linear], data: Samples, epochs: int) -> Timed:
+    """The products of a step that no implementation can do without, and nothing else."""
     weights = [layer.weight.detach() for layer in layers]
     inputs = [torch.randn(BATCH, weight.shape[1]) for weight in weights]
     outputs = [torch.randn(BATCH, weight.shape[0]) for weight in weights]
-    for _ in range(-(-len(ROWS) // BATCH)):
-        for weight, x in zip(weights, inputs, strict=True):
-            x @ weight.t()
-        for i, (weight, x, g) in enumerate(zip(weights, inputs, outputs, strict=True)):
-            g.t() @ x
-            if i > 0:
-                g @ weight
+
+    def multiply() -> None:
+        for _ in range(-(-len(data) // BATCH) * epochs):
+            for weight, x in zip(weights, inputs, strict=True):
+                x @ weight.t()
+            for i, (weight, x, g) in enumerate(zip(weights, inputs, outputs, strict=True)):
+                g.t() @ x
+                if i > 0:
+                    g @ weight
+
+    return multiply
 
 
-def gzip_samples() -> None:
-    """One image at a time from a gzip file with h5py's chunks; a slice, to be extrapolated."""
-    model, _ = build_model("sigurd", "mnist_4_9")
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with h5py.File(GZIP_FILE) as file:
-        for rows in ROWS[torch.randperm(len(ROWS))[:SLICE]].split(BATCH):
-            samples = [torch.from_numpy(file["images"][row]) for row in rows.tolist()]
-            classes = torch.tensor([int(file["labels"][row]) - 4 for row in rows.tolist()])
-            images = torch.stack([sample.float().div(255) for sample in samples])
-            loss = F.cross_entropy(model(images), classes)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+def jax_contender(model: nn.Module, data: Samples, epochs: int) -> tuple[str, Contender]:
+    """Return a name with the time to compile, and the epochs of :mod:`in_jax`."""
+    from in_jax import JaxEpoch
+
+    layers, negative_slope = model.stack()  # type: ignore[operator]
+    weights = [(layer.weight.detach().t().numpy(), layer.bias.detach().numpy()) for layer in layers]
+    images, classes = data[slice(None)]
+    pixels, targets = images.flatten(1).numpy(), classes.int().numpy()
+    jax_epoch = JaxEpoch(weights, negative_slope, pixels, targets, BATCH)
+    orders = [epoch_order(len(data), 42, epoch).int().numpy() for epoch in range(epochs)]
+    name = f"JAX, after {jax_epoch.compile_seconds:.1f} s of compilation"
+    return name, lambda: partial(jax_epoch.train, orders)
 
 
-TEMPORARY = tempfile.TemporaryDirectory()  # goes with the process
-GZIP_FILE = Path(TEMPORARY.name) / "gzip.h5"
-
-#: name -> (function, what an epoch is more than it)
-EPOCHS: dict[str, tuple[Callable[[], None], float]] = {
-    "matrix products alone": (matrix_products, 1),
-    "ours": (our_epoch, 1),
-    "scikit-learn's MLPClassifier": (scikit_learn, 1),
-    "in-memory eager loop": (eager_loop, 1),
-    "torchvision + DataLoader": (torchvision_loop, 1),
-    f"gzip HDF5 by sample ({SLICE} images, extrapolated)": (
-        gzip_samples,
-        len(ROWS) / SLICE,
-    ),
-}
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Wall time of one call."""
+def seconds(function: Timed) -> float:
+    """Return the wall time of one call."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
-def process(*arguments: object) -> float:
-    """Wall time of one Python process."""
-    command = [sys.executable, *map(str, arguments)]
-    return seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+def on_one_core(function: Timed) -> None:
+    """Call the function with this thread, and those that it starts, on one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        function()
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
-def whole_commands() -> dict[str, list[float]]:
-    """Start-up, and command one with the data present, beside ``import torch``."""
-    times: dict[str, list[float]] = {}
-    main = ROOT / "DJSW" / "main.py"
-    for _ in range(5):
-        with tempfile.TemporaryDirectory() as folder:
-            flags = ("--username", "sigurd", "--exp_name", "e", "--output_dir", folder, "--train")
-            times.setdefault("import torch", []).append(process("-c", "import torch"))
-            times.setdefault("main.py --help", []).append(process(main, "--help"))
-            times.setdefault("main.py --train, 10 epochs", []).append(process(main, *flags))
-    return times
+def take_turns(contenders: dict[str, Contender], epochs: int = 1) -> Times:
+    """Return the seconds of an epoch (or a command) in each turn."""
+    times: Times = {name: [] for name in contenders}
+    for _ in range(ARGS.rounds + 1):
+        for name, prepare in contenders.items():
+            times[name].append(seconds(prepare()) / epochs)
+    return {name: each[1:] for name, each in times.items()}
 
 
-def random_access() -> dict[str, list[float]]:
-    """Seconds per batch of 64 random images: the mapped file, and the same array in memory."""
-    order = [np.random.default_rng(n).integers(0, len(DATA), BATCH) for n in range(1000)]
-    data = MnistH5Dataset(DATA.h5_path)
-    images, labels = np.array(data.images), data.labels.astype(np.int64)
+def epochs_of(username: str) -> tuple[Times, Times]:
+    """Return times of standard epochs by contender, and of tuned ones and those beside them.
 
-    def from_memory() -> None:
-        for rows in order:
-            torch.from_numpy(images[rows]).float().div(255), torch.from_numpy(labels[rows])
-
-    def from_file() -> None:
-        for rows in order:
-            data[rows]
-
-    times: dict[str, list[float]] = {"file": [], "array": []}
-    for _ in range(ROUNDS):
-        times["file"].append(seconds(from_file) / len(order))
-        times["array"].append(seconds(from_memory) / len(order))
-    return times
-
-
-def time_to_accuracy(seed: int, goal: float) -> tuple[int, float]:
-    """Return epochs and seconds of training until the test accuracy first reaches ``goal``.
-
-    The test set is read after each epoch here, to measure speed; no published weights come of it.
+    A turn has about as many steps for each network, so that a small dataset has several epochs.
     """
-    test = load_rows(open_split("mnist_4_9", train=False), CPU)
-    torch.manual_seed(seed)
-    model, _ = build_model("sigurd", "mnist_4_9")
-    settings = Settings(50, BATCH, 1e-3, seed=seed)
-    run = in_memory.start(model, settings)
-    spent = accuracy = 0.0
-    while accuracy < goal and len(run.history) < 50:
-        spent += seconds(partial(in_memory.run_epoch, run, TRAINING, settings))
-        accuracy = in_memory.accuracy_of(model, test)
-    return len(run.history), spent
+    dataset = PEOPLE[username].dataset
+    file = open_split(dataset, train=True)
+    data = load_rows(file, CPU, split_rows(len(file))[0])
+    epochs = max(1, STEPS * BATCH // len(data))
+
+    def new_model() -> nn.Module:
+        torch.manual_seed(42)
+        return build_model(username, dataset)[0]
+
+    model = new_model()
+    layers = model.stack()[0]  # type: ignore[operator]
+    contenders: dict[str, Contender] = {
+        "ours": lambda: ours(new_model, data, Settings(50, BATCH, 1e-3), epochs),
+        "matrix products alone": lambda: matrix_products(layers, data, epochs),
+        "scikit-learn's MLPClassifier": lambda: scikit_learn(layers, data, epochs),
+        "eager loop": lambda: eager_loop(new_model, data, epochs),
+    }
+    if HAS_JAX:
+        name, contender = jax_contender(model, data, epochs)
+        contenders[name] = contender
+    tuned = Settings(**vars(RECIPES["tuned"][dataset]))
+    standard = Settings(50, tuned.batch_size, 1e-3)
+    recipes: dict[str, Contender] = {}
+    for name, settings in {"standard": standard, "tuned": tuned}.items():
+        train = partial(ours, new_model, data, settings, epochs)
+        recipes[name] = train
+        if hasattr(os, "sched_setaffinity"):  # Linux
+            recipes[f"{name}, one core"] = lambda train=train: partial(on_one_core, train())  # type: ignore[misc]
+    return take_turns(contenders, epochs), take_turns(recipes, epochs)
+
+
+def own_network() -> Times:
+    """Return times of the README's MyMLP, which has no ``stack()``: by autograd, two loops."""
+    file = open_split("mnist_4_9", train=True)
+    data = load_rows(file, CPU, split_rows(len(file))[0])
+
+    def new_model() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.GELU(), nn.Linear(64, 6))
+
+    settings = Settings(50, BATCH, 1e-3)
+    return take_turns(
+        {
+            "ours": lambda: ours(new_model, data, settings, 1),
+            "eager loop": lambda: eager_loop(new_model, data, 1),
+        }
+    )
+
+
+def commands(folder: str) -> Times:
+    """Return times of whole processes, with the data present."""
+
+    def command(*words: object) -> Contender:
+        def prepare() -> Timed:
+            name = [f"e{time.time_ns()}"] if words[-1] == "--exp_name" else []
+            line = [sys.executable, *map(str, words), *name]
+            return partial(subprocess.run, line, check=True, capture_output=True)
+
+        return prepare
+
+    def main(*flags: object) -> Contender:
+        program = ROOT / "DJSW" / "main.py"
+        return command(program, "--username", "sigurd", "--output_dir", folder, *flags)
+
+    contenders = {
+        "import torch": command("-c", "import torch"),
+        "main.py --help": command(ROOT / "DJSW" / "main.py", "--help"),
+        "main.py --train, 10 epochs": main("--train", "--exp_name"),
+        "main.py, evaluation": main("--load_checkpoint", WEIGHTS, "--exp_name"),
+    }
+    if HAS_JAX:
+        jax_script = Path(__file__).with_name("in_jax.py")
+        data = open_split("mnist_4_9", train=True).h5_path
+        contenders["JAX, 10 epochs, without validation and files"] = command(jax_script, data)
+    return take_turns(contenders)
+
+
+def row(name: str, times: list[float], other: str, beside: list[float]) -> tuple[str, ...]:
+    """Return a table's row of two contenders, with the median of the ratios within a turn."""
+    ratio = statistics.median(a / b for a, b in zip(times, beside, strict=True))
+    median, base = (f"{statistics.median(each):.3f}" for each in (times, beside))
+    return name, median, other, base, f"{ratio:.2f}"
 
 
 def main() -> None:
     """Measure, print and write."""
-    with h5py.File(PROCESSED / "mnist_4_9.h5") as source, h5py.File(GZIP_FILE, "w") as target:
-        target.create_dataset("images", data=source["images"][:], compression="gzip")
-        target["labels"] = source["labels"][:]
-    epochs: dict[str, list[float]] = {name: [] for name in EPOCHS}
-    for _ in range(ROUNDS):
-        for name, (function, factor) in EPOCHS.items():
-            if factor == 1 or len(epochs[name]) < 3:
-                epochs[name].append(seconds(function) * factor)
-    commands, access = whole_commands(), random_access()
-    goals = [time_to_accuracy(seed, GOAL) for seed in (42, 43, 44)]
-
-    def ratio(times: list[float], base: list[float]) -> str:
-        return f"{statistics.median(a / b for a, b in zip(times, base, strict=False)):.2f}"
-
-    products, sklearn = epochs["matrix products alone"], epochs["scikit-learn's MLPClassifier"]
-    lines = [
-        f"An epoch of SMLP on MNIST 4-9: {len(ROWS)} images, batches of {BATCH}, one thread, no "
-        f"validation; medians of {ROUNDS} turns.",
-        "",
-        "| epoch | seconds | / matrix products | / scikit-learn |",
-        "|---|---|---|---|",
+    measured: dict[str, Times] = {}
+    epoch_rows, recipe_rows = [], []
+    for username in ("sigurd", "waly", "dennis"):
+        name = f"{PEOPLE[username].model_name}, {PEOPLE[username].dataset}"
+        standard, recipes = epochs_of(username)
+        measured |= {name: standard, f"{name}, recipes": recipes}
+        epoch_rows += [
+            row(name, standard["ours"], other, times)
+            for other, times in standard.items()
+            if other != "ours"
+        ]
+        recipe_rows += [
+            row(f"{name}, {recipe}", times, beside, recipes[beside])
+            for recipe, times in recipes.items()
+            if (beside := recipe.replace("tuned", "standard")) != recipe
+        ]
+    measured["MyMLP"] = own = own_network()
+    recipe_rows.append(row("MyMLP, ours", own["ours"], "eager loop", own["eager loop"]))
+    with tempfile.TemporaryDirectory() as folder:
+        measured["commands"] = processes = commands(folder)
+    command_rows = [
+        row(name, times, "import torch", processes["import torch"])
+        for name, times in processes.items()
+        if name != "import torch"
     ]
-    for name, times in epochs.items():
-        row = (name, f"{statistics.median(times):.3f}", ratio(times, products))
-        lines.append(f"| {' | '.join((*row, ratio(times, sklearn)))} |")
-    lines += ["", "| whole process | seconds | / import torch |", "|---|---|---|"]
-    for name, times in commands.items():
-        median = f"{statistics.median(times):.2f}"
-        lines.append(f"| {name} | {median} | {ratio(times, commands['import torch'])} |")
-    lines += ["", "| 64 random images | microseconds | / array |", "|---|---|---|"]
-    for name, times in access.items():
-        median = f"{1e6 * statistics.median(times):.1f}"
-        lines.append(f"| {name} | {median} | {ratio(times, access['array'])} |")
-    reached = ", ".join(f"{epochs} epochs ({spent:.1f} s)" for epochs, spent in goals)
-    lines += ["", f"Training until test accuracy {GOAL} is first reached, by seed: {reached}."]
     about = provenance(CPU, [{"node": platform.node(), "device": device_name(CPU)}])
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    machine = f"{about['device']['name']}, {os.cpu_count()} cores, {platform.system()}"
-    lines += ["", f"{machine}; {versions}."]
-    text = "\n".join(lines) + "\n"
+    versions = about["versions"] | {name: version(name) for name in ("jax", "optax") if HAS_JAX}
+    header = ("seconds", "compared with", "seconds", "ratio")
+    text = "\n\n".join(
+        [
+            f"Epochs without validation, one thread, batches of {BATCH}; tuned ones and those "
+            f"beside them of 128. Medians of {ARGS.rounds} turns.",
+            markdown(("our epoch", *header), epoch_rows),
+            markdown(("epoch", *header), recipe_rows),
+            markdown(("process", *header), command_rows),
+            *(
+                ()
+                if HAS_JAX
+                else ["JAX is not installed: its rows are left out (uv run --group bench)."]
+            ),
+            f"{about['device']['name']}, {os.cpu_count()} cores, {platform.system()}; "
+            + ", ".join(f"{package} {number}" for package, number in versions.items())
+            + ".",
+        ]
+    )
     print(text)
     if ARGS.output is not None:
-        (ARGS.output / "epoch.md").write_text(text, encoding="utf-8")
-        measured = {"epochs": epochs, "commands": commands, "access": access, "goal": goals}
-        write_json(ARGS.output / "epoch.json", {**measured, "session": about})
+        (ARGS.output / "epoch.md").write_text(text + "\n", encoding="utf-8")
+        write_json(ARGS.output / "epoch.json", {"seconds": measured, "session": about})
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def steps() -> dict[str, Callable[[], object]]:
     """What an evaluation consists of."""
     model, _ = build_model("sigurd", "mnist_4_9", load_checkpoint(WEIGHTS))
     test = load_rows(open_split("mnist_4_9", train=False), CPU)
-    logits, labels = predict(model, test, CPU)
+    logits, labels = predict(model, test)
     log_probabilities, classes = logits.double().log_softmax(1).numpy(), labels.numpy()
     confusion = np.zeros((6, 6), dtype=np.int64)
     np.add.at(confusion, (classes, log_probabilities.argmax(1)), 1)
@@ -70,9 +70,9 @@ def steps() -> dict[str, Callable[[], object]]:
             intervals.percentile_interval(np.moveaxis(values, 0, -1))
 
     page = np.ones((1000, 1000), np.float32)
-    page[300:580, 500:780] -= np.kron(test[3][0][0].numpy(), np.ones((10, 10), np.float32))
+    page[300:580, 500:780] -= np.kron(test[3:4][0][0, 0].numpy(), np.ones((10, 10), np.float32))
     return {
-        f"predictions of {len(classes)} images": lambda: predict(model, test, CPU),
+        f"predictions of {len(classes)} images": lambda: predict(model, test),
         "10 000 resamples, all metrics of the confusion": bootstrap,
         "1000 resamples of the calibration error": lambda: intervals.calibration_error_interval(
             bins, gaps, classes

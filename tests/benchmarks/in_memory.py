@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from DJSW.recipes import Settings
@@ -39,5 +38,5 @@ def run_epoch(checkpointer: Checkpointer, training: Samples, settings: Settings)
 
 def accuracy_of(model: nn.Module, data: Samples) -> float:
     """Return the share of correct predictions."""
-    logits, classes = predict(model, data, torch.device("cpu"))
+    logits, classes = predict(model, data)
     return (logits.argmax(1) == classes).double().mean().item()
