@@ -77,11 +77,15 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     except Stopped as stopped:
         print(one_line(str(stopped)), file=sys.stderr)
         return stopped.exit_status
-    except BrokenPipeError:  # head, say, has read enough: Python is not to flush the rest at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # head, say, has read enough
+        _discard_stdout()
         return 141  # as of a process that SIGPIPE ended
     except OSError as error:
         file = f": {error.filename}" if error.filename else ""
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is what cannot be written
+            _discard_stdout()
         return _fail(f"{error.strerror or error}{file}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -91,6 +95,11 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
             raise
         return _fail(f"not enough memory ({error}); give it more, or a smaller --batch_size")
     return 0
+
+
+def _discard_stdout() -> None:
+    """Let Python flush at its end what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(sentence: str, status: int = RunError.exit_status) -> int:
