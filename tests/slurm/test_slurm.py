@@ -133,7 +133,9 @@ def test_time_limit_requeue_and_resume(cluster):
     times = [time for session in sessions for time in (session["started"], session["ended"])]
     assert times == sorted(times)
     log = cluster.log(job)
-    assert log.count("stopped by SIGUSR1") == log.count("requeued for restart") == len(sessions) - 1
+    # A signal in the last moment of a run requeues a job that then finds nothing to do.
+    requeued = log.count("requeued for restart") - log.count("finished    before")
+    assert log.count("stopped by SIGUSR1") == requeued == len(sessions) - 1
     assert f"restart {len(sessions) - 1} of 20" in log and "resumed     after" in log
 
 
