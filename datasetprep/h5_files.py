@@ -40,7 +40,7 @@ def create_h5(
     :param read_raw: returns the whole split; called only if the file has to be written.
     :raises UsageError: no digits are kept, the folder of ``output_path`` does not exist, or it is
         no regular file.
-    :raises RunError: the raw files are unavailable.
+    :raises RunError: the raw files are unavailable, or hold more than a file may.
     """
     keep = sorted(set(range(10) if labels_to_keep is None else labels_to_keep))
     if not keep or not set(keep) <= set(range(10)):
@@ -69,8 +69,12 @@ def create_h5(
     attributes |= {"source": raw.source, "raw_sha256": json.dumps(raw.raw_sha256)}
     attributes |= array_hashes(images, labels)
     attributes |= {"tool": "DJSW datasetprep", "tool_version": "2"}
+    try:
+        content = h5_bytes(images, labels, attributes)
+    except ValueError as error:
+        raise RunError(f"{raw.source}: {error}") from None
     with atomic_write(path) as temporary:
-        temporary.write_bytes(h5_bytes(images, labels, attributes))
+        temporary.write_bytes(content)
     print(f"wrote {path}: {len(labels)} images", flush=True)
     return path
 

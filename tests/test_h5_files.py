@@ -14,6 +14,7 @@ from datasetprep import create_mnist_dataset as mnist
 from datasetprep import h5_files
 from utils.errors import RunError, UsageError
 from utils.mnist_dataset import MnistH5Dataset
+from utils.records import h5
 
 
 def test_same_digits_give_same_bytes_and_are_written_once(raw_mnist, tmp_path):
@@ -35,6 +36,17 @@ def test_color_images_are_refused(tmp_path):
     with pytest.raises(RunError, match=r"mine: images \(2, 8, 8, 3\), expected gray ones"):
         h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, lambda: color)
     assert not list(tmp_path.iterdir())
+
+
+def test_more_images_than_a_file_may_hold_are_refused(tmp_path, monkeypatch):
+    """What is written can be read: the limit is the reader's."""
+    monkeypatch.setattr(h5, "LIMIT", 10_000)
+    raw = h5_files.RawSplit(np.zeros((9, 16, 16), np.uint8), np.zeros(9, np.uint8), "mine", {})
+    with pytest.raises(RunError, match="mine: 9 images take 2304 bytes, more than 10000"):
+        h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, lambda: raw)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(h5, "LIMIT", 20_000)
+    MnistH5Dataset(h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, lambda: raw))
 
 
 def write_old_form(path, **changed):

@@ -237,3 +237,19 @@ def test_real_digits_survive_paper(raw_data, tmp_path):
     with torch.inference_mode():
         predicted = model(torch.from_numpy(np.array(seen))[:, None]).argmax(1).numpy() + 4
     assert (predicted == labels).mean() > 0.97
+
+
+def test_a_flipped_bit_in_the_pixels_of_a_png_is_noticed(tmp_path):
+    """Decoding alone accepts many of them: a PNG has a checksum for each part."""
+    whole = tmp_path / "whole.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 30), np.uint8)
+    Image.fromarray(pixels).save(whole)
+    content = whole.read_bytes()
+    assert (read_image(whole) == pixels.astype(np.float32) / 255).all()
+    start = content.index(b"IDAT") + 4
+    for place in range(start, content.index(b"IEND") - 4, 40):
+        changed = bytearray(content)
+        changed[place] ^= 4
+        (tmp_path / "changed.png").write_bytes(changed)
+        with pytest.raises(UnreadableImage, match="damaged"):
+            read_image(tmp_path / "changed.png")

@@ -64,8 +64,11 @@ def read_image(path: Path) -> np.ndarray:
             warnings.catch_warnings(action="ignore"),
             _silent_stderr(),
             _Timed(path) as file,
-            Image.open(file, formats=FORMATS) as image,
+            Image.open(file, formats=FORMATS) as unchecked,
         ):
+            unchecked.verify()  # checksums of a PNG, which decoding does not look at
+            file.seek(0)
+            image = Image.open(file, formats=FORMATS)
             is_jpeg = image.format in ("JPEG", "MPO")
             most = JPEG_MEGAPIXELS if is_jpeg else MEGAPIXELS
             if image.width * image.height > most * 10**6:

@@ -36,10 +36,12 @@ ATTRIBUTES = {
 def h5_bytes(images: np.ndarray, labels: np.ndarray, attributes: Mapping[str, Any]) -> memoryview:
     """Return the bytes of a file, the same for the same digits and attributes.
 
-    :raises ValueError: the attributes are too long.
+    :raises ValueError: the arrays or the attributes are too large.
     """
     import h5py
 
+    if images.nbytes + labels.nbytes > LIMIT - 2 * HEADER_SIZE:
+        raise ValueError(f"{len(images)} images take {images.nbytes} bytes, more than {LIMIT}")
     buffer, arrays = io.BytesIO(), []
     with h5py.File(buffer, "w", userblock_size=HEADER_SIZE) as file:
         file.attrs.update(attributes)
