@@ -220,8 +220,9 @@ def train_epoch(checkpointer: Checkpointer, training: Samples, settings: Setting
     for step, (images, classes, batch_size) in enumerate(bar, start=done):
         gradients.seed(dropout_seed + step)
         optimizer.lr = settings.lr * schedule((epoch - 1) * len(losses) + step, steps)
-        losses[step] = gradients(images, classes, batch_size)
-        collectives.all_reduce_sum(optimizer.gradients, losses[step])
+        loss = gradients(images, classes, batch_size)
+        collectives.all_reduce_sum(optimizer.gradients, loss)
+        losses[step] = loss
         optimizer.step()
         checkpointer.after_step(step)
     require_finite(losses, epoch)

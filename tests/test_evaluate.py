@@ -22,6 +22,7 @@ from utils.records.files import exclusive_output
 from utils.records.provenance import without_nan
 from utils.report import figures
 from utils.report.evaluation_page import evaluation_page, evaluation_summary
+from utils.statistics import probabilities
 from utils.statistics.measure import measure
 
 random = np.random.default_rng(0)
@@ -62,9 +63,15 @@ def test_numbers_follow_from_the_predictions(measured):
     confidence = [float(row["confidence"]) for row in predictions]
     assert confidence == pytest.approx(p.max(1), rel=6e-3)
     assert p.sum(1) == pytest.approx(np.ones(43), abs=1e-5)
-    assert record["metrics"] == metrics.classification(digits, predicted, range(4, 10))
-    assert record["label_distance"] == metrics.label_distance(digits, predicted)
-    losses = metrics.image_losses(np.log(p), digits - 4)
+    for metric in (metrics.accuracy, metrics.balanced_accuracy):
+        assert record["metrics"][metric.__name__] == pytest.approx(metric(digits, predicted))
+    for metric in (metrics.precision, metrics.recall, metrics.f1):
+        expected = metric(digits, predicted, range(4, 10))
+        assert record["metrics"][metric.__name__] == pytest.approx(expected)
+    for metric in (metrics.mse, metrics.rmse, metrics.mae, metrics.r2):
+        expected = metric(digits, predicted)
+        assert record["label_distance"][metric.__name__] == pytest.approx(expected)
+    losses = probabilities.image_losses(np.log(p), digits - 4)
     for name, values in losses.items():
         assert record["probabilities"][name] == pytest.approx(values.mean(), rel=1e-4)
     confusion = np.array(record["confusion"])

@@ -7,10 +7,12 @@ from itertools import product
 import numpy as np
 import pytest
 import scipy.stats
+from sklearn.metrics import precision_recall_fscore_support
 from test_metrics import CASES, CLASSES
 
 from utils import metrics
 from utils.statistics import intervals
+from utils.statistics.probabilities import expected_calibration_error
 
 random = np.random.default_rng(0)
 
@@ -84,14 +86,21 @@ def confusion_of(y_true, y_pred):
 def test_metrics_from_confusion_agree_with_scikit_learn(case):
     y_true, y_pred = CASES[case]
     found = intervals.metrics_from_confusion(confusion_of(y_true, y_pred), CLASSES)
-    expected = metrics.classification(y_true, y_pred, CLASSES)
-    expected |= metrics.label_distance(y_true, y_pred)
-    rows = metrics.per_class(y_true, y_pred, CLASSES)
-    for name in ("precision", "recall", "f1"):
-        assert found.pop(f"class_{name}") == pytest.approx([row[name] for row in rows], abs=1e-12)
+    names = ("precision", "recall", "f1")
+    expected = {"accuracy": metrics.accuracy(y_true, y_pred)}
+    expected["balanced_accuracy"] = metrics.balanced_accuracy(y_true, y_pred)
+    for average, prefix in (("macro", ""), ("weighted", "weighted_"), (None, "class_")):
+        scores = precision_recall_fscore_support(
+            y_true, y_pred, labels=CLASSES, average=average, zero_division=0
+        )
+        expected |= {
+            f"{prefix}{name}": score for name, score in zip(names, scores[:3], strict=True)
+        }
+    for metric in (metrics.mse, metrics.rmse, metrics.mae, metrics.r2):
+        expected[metric.__name__] = metric(y_true, y_pred)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        assert float(found[name]) == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), name
+        assert found[name] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), name
 
 
 def test_metrics_of_stacked_confusions_equal_those_of_each():
@@ -127,7 +136,7 @@ def test_bootstrap_agrees_with_drawing_single_images():
     by_hand = []
     for _ in range(600):
         rows = np.concatenate([random.choice(own, len(own)) for own in rows_by_class(y_true)])
-        by_hand.append(metrics.classification(y_true[rows], y_pred[rows], CLASSES)["f1"])
+        by_hand.append(metrics.f1(y_true[rows], y_pred[rows], CLASSES))
     assert drawn["f1"].mean() == pytest.approx(np.mean(by_hand), abs=0.004)
     assert drawn["f1"].std() == pytest.approx(np.std(by_hand), rel=0.12)
     assert intervals.percentile_interval(drawn["f1"]) == pytest.approx(
@@ -185,9 +194,9 @@ def test_calibration_error_agrees_with_drawing_single_images():
     by_hand = []
     for _ in range(1000):
         rows = np.concatenate([random.choice(own, len(own)) for own in rows_by_class(classes)])
-        by_hand.append(metrics.expected_calibration_error(bins[rows], gaps[rows]))
+        by_hand.append(expected_calibration_error(bins[rows], gaps[rows]))
     low, high = np.quantile(by_hand, [0.025, 0.975])
-    measured = metrics.expected_calibration_error(bins, gaps)
+    measured = expected_calibration_error(bins, gaps)
     found = intervals.calibration_error_interval(bins, gaps, classes)
     assert found == pytest.approx((2 * measured - high, 2 * measured - low), abs=0.008)
     # One class is always correct, the other always wrong, at equal confidence: nothing varies.

@@ -132,7 +132,7 @@ LAYERS: dict[str, set[str]] = {
     "utils.cli": {"utils.errors", "utils.distributed"},
     "utils.mnist_dataset": {"utils.errors", "utils.records"},
     "utils.metrics": set(),
-    "utils.statistics": {"utils.errors", "utils.records", "utils.metrics"},
+    "utils.statistics": {"utils.errors", "utils.records"},
     "utils.engine": {"utils.errors", "utils.records", "utils.distributed", "utils.mnist_dataset"},
     "utils.report": {"utils.errors", "utils.records", "utils.statistics"},
     "utils.handwriting": set(),

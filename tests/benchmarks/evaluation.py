@@ -29,7 +29,6 @@ from PIL import Image
 from DJSW.evaluate import measure
 from DJSW.networks import build_model
 from DJSW.pipelines import DATASETS, open_split
-from utils import metrics
 from utils.distributed.device import device_name
 from utils.engine.batches import load_rows, predict
 from utils.handwriting import prepare_image
@@ -37,6 +36,7 @@ from utils.records.checkpoint import load_checkpoint
 from utils.records.provenance import provenance, write_json
 from utils.report.tables import markdown
 from utils.statistics import intervals
+from utils.statistics.probabilities import confidence_gaps
 
 ROUNDS = ARGS.rounds
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ def steps() -> dict[str, Callable[[], object]]:
     log_probabilities, classes = logits.double().log_softmax(1).numpy(), labels.numpy()
     confusion = np.zeros((6, 6), dtype=np.int64)
     np.add.at(confusion, (classes, log_probabilities.argmax(1)), 1)
-    bins, gaps = metrics.confidence_gaps(log_probabilities, classes)
+    bins, gaps = confidence_gaps(log_probabilities, classes)
     right = (log_probabilities.argmax(1) == classes)[None]
 
     def bootstrap() -> None:

@@ -117,7 +117,6 @@ class StackGradients:
                 F.leaky_relu_(output, self.negative_slope)
         return [x, *outputs]
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, classes: Tensor, batch_size: int) -> Tensor:
         """Write the gradients; return the summed loss."""
         *activations, logits = self.forward(images.flatten(1))

@@ -5,9 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from utils import metrics
 from utils.records.evaluation import Results
-from utils.statistics import intervals
+from utils.statistics import intervals, probabilities
+
+CLASSIFICATION = (
+    *("accuracy", "balanced_accuracy", "precision", "recall", "f1"),
+    *("weighted_precision", "weighted_recall", "weighted_f1"),
+)
+LABEL_DISTANCE = ("mse", "rmse", "mae", "r2")
+OF_CLASS = ("precision", "recall", "f1")
 
 
 def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence[int]) -> Results:
@@ -16,42 +22,47 @@ def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence
     :param log_probabilities: natural logarithms (N, C); column k is ``digits[k]``.
     :param classes: the true columns (N,).
     """
-    predicted = log_probabilities.argmax(1)
-    y_true, y_pred = np.array(digits)[classes], np.array(digits)[predicted]
     confusion = np.zeros((len(digits), len(digits)), dtype=np.int64)
-    np.add.at(confusion, (classes, predicted), 1)
+    np.add.at(confusion, (classes, log_probabilities.argmax(1)), 1)
     correct = int(confusion.trace())
-    losses = metrics.image_losses(log_probabilities, classes)
-    bins, gaps = metrics.confidence_gaps(log_probabilities, classes)
+    losses = probabilities.image_losses(log_probabilities, classes)
+    bins, gaps = probabilities.confidence_gaps(log_probabilities, classes)
 
+    measured = intervals.metrics_from_confusion(confusion, digits)
+    values = {name: array.tolist() for name, array in measured.items()}
     resampled = intervals.metrics_from_confusion(intervals.resample_confusion(confusion), digits)
     ends: dict[str, Any] = {
-        name: intervals.percentile_interval(np.moveaxis(values, 0, -1)).tolist()
-        for name, values in resampled.items()
+        name: intervals.percentile_interval(np.moveaxis(array, 0, -1)).tolist()
+        for name, array in resampled.items()
     }
     # The weighted recall is the accuracy by another name.
     ends["accuracy"] = ends["weighted_recall"] = list(intervals.wilson(correct, len(classes)))
-    ends |= {name: list(intervals.mean_interval(values)) for name, values in losses.items()}
+    ends |= {name: list(intervals.mean_interval(each)) for name, each in losses.items()}
     calibration_error = intervals.calibration_error_interval(bins, gaps, classes)
     ends["expected_calibration_error"] = list(calibration_error)
-    of_class = {name: ends.pop(f"class_{name}") for name in ("precision", "recall", "f1")}
-    per_class: list[Any] = metrics.per_class(y_true, y_pred, digits)
-    for column, row in enumerate(per_class):
-        row["intervals"] = {name: found[column] for name, found in of_class.items()}
-        recall = intervals.wilson(int(confusion[column, column]), row["support"])
+    ends_of_class = {name: ends.pop(f"class_{name}") for name in OF_CLASS}
+    per_class: list[Any] = []
+    for column, digit in enumerate(digits):
+        support = int(confusion[column].sum())
+        row: dict[str, Any] = {"digit": digit}
+        row |= {name: values[f"class_{name}"][column] for name in OF_CLASS}
+        row |= {"support": support}
+        row["intervals"] = {name: found[column] for name, found in ends_of_class.items()}
+        recall = intervals.wilson(int(confusion[column, column]), support)
         row["intervals"]["recall"] = list(recall)
-    calibration = metrics.calibration(log_probabilities, classes)
+        per_class.append(row)
+    calibration = probabilities.calibration(log_probabilities, classes)
     for cell in calibration:
         cell["low"], cell["high"] = intervals.wilson(cell["right"], cell["images"])
     return {
         "images": len(classes),
         "correct": correct,
-        "metrics": metrics.classification(y_true, y_pred, digits),
+        "metrics": {name: values[name] for name in CLASSIFICATION},
         "probabilities": {
-            **{name: float(values.mean()) for name, values in losses.items()},
-            "expected_calibration_error": metrics.expected_calibration_error(bins, gaps),
+            **{name: float(each.mean()) for name, each in losses.items()},
+            "expected_calibration_error": probabilities.expected_calibration_error(bins, gaps),
         },
-        "label_distance": metrics.label_distance(y_true, y_pred),
+        "label_distance": {name: values[name] for name in LABEL_DISTANCE},
         "intervals": ends,
         "per_class": per_class,
         "confusion": confusion.tolist(),
