@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from DJSW.pipelines import DATASETS, PEOPLE
-from DJSW.recipes import RECIPES, Recipe
+from DJSW.recipes import AUGMENTATIONS, RECIPES, Recipe
 from utils import cli
+from utils.engine.schedules import SCHEDULES
 from utils.errors import UsageError
 
 _OF_RECIPE = "default: the recipe's; standard has"
@@ -96,6 +97,15 @@ class TrainArguments(Arguments):
     lr: float | None = _flag(
         f"(maximum) learning rate; {_OF_RECIPE} {Recipe.lr}", None, type=cli.positive_float
     )
+    schedule: str | None = _flag(
+        f"of the learning rate; {_OF_RECIPE} {Recipe.schedule}", None, choices=SCHEDULES
+    )
+    weight_decay: float | None = _flag(
+        f"of AdamW; {_OF_RECIPE} none", None, type=cli.non_negative_float
+    )
+    augmentation: str | None = _flag(
+        f"of the training images; {_OF_RECIPE} none", None, choices=AUGMENTATIONS
+    )
     seed: int = _flag(
         "of the weights, the order of the images and augmentation; default 42", 42, type=cli.seed
     )
@@ -104,6 +114,12 @@ class TrainArguments(Arguments):
         None,
         type=cli.positive_int,
         metavar="EPOCHS",
+    )
+    fold: str | None = _flag(
+        "validate on part K of N of the training file, instead of on a random tenth of it",
+        None,
+        type=cli.fold,
+        metavar="K/N",
     )
     set: Mapping[str, Any] | Sequence[tuple[str, Any]] | None = _flag(
         "an argument of the network's constructor, instead of the entry's; may be repeated",

@@ -19,7 +19,7 @@ from typing import Any
 
 from DJSW.arguments import EvaluateArguments, TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE, open_split
-from DJSW.recipes import FLAGS, settings
+from DJSW.recipes import flags_of, settings
 from utils.cli import Parser, run_command
 from utils.distributed.environment import env_rank, rank_info
 from utils.errors import RunError, UsageError
@@ -158,7 +158,7 @@ def _arguments(path: Path, record: Record, folder: Path) -> TrainArguments | Eva
     }
     if "settings" not in record:
         return EvaluateArguments(**flags)
-    flags |= {name: record["settings"].get(name) for name in ("recipe", *FLAGS, "seed", "patience")}
+    flags |= flags_of(record["settings"])
     from DJSW.networks import model_arguments  # torch reads the number of threads when it is loaded
 
     own = model_arguments(username, dataset)

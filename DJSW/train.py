@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,6 +34,8 @@ from utils.records.files import find_file, find_folder, relative_to_root
 from utils.records.provenance import provenance
 from utils.records.run_files import RunFiles
 
+AfterEpoch = Callable[[Row], None]
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -54,10 +57,11 @@ class TrainingJob:
     metadata: dict[str, Any]
 
 
-def train_model(args: Any) -> TrainingResult:
+def train_model(args: Any, after_epoch: AfterEpoch | None = None) -> TrainingResult:
     """Train a person's network; as one of several ranks where the process is one.
 
     :param args: :class:`TrainArguments`, or anything with the flags as attributes.
+    :param after_epoch: called with each finished epoch; it may raise ``Pruned`` to end the run.
     :raises UsageError: a flag is wrong, or the name is taken.
     :raises RunError: the data are missing or damaged, or the loss is not finite.
     :raises Stopped: a signal came; the state is saved.
@@ -79,7 +83,13 @@ def train_model(args: Any) -> TrainingResult:
         training, validation = (load_rows(job.data, device, rows) for rows in job.rows)
         model = job.model.to(device)
         history = train_pipeline(
-            model, training, validation, job.settings, checkpointer, resume=args.resume
+            model,
+            training,
+            validation,
+            job.settings,
+            checkpointer,
+            resume=args.resume,
+            after_epoch=after_epoch,
         )
         if collectives.rank() == 0:
             from utils.report.figures import save_curves  # matplotlib: half a second
@@ -111,7 +121,7 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
     torch.manual_seed(settings.seed)
     model, arguments = build_model(args.username, dataset, start, dict(args.set or {}))
     data = open_split(dataset, train=True)
-    rows = split_rows(len(data))
+    rows = split_rows(len(data), settings.fold)
     smallest = (len(rows[0]) - 1) % settings.batch_size + 1  # images of an epoch's last batch
     try_model(model, args.username, dataset, min(smallest, 2), train=True)
     metadata = {
@@ -148,6 +158,7 @@ def train_pipeline(
     checkpointer: Checkpointer,
     *,
     resume: bool = False,
+    after_epoch: AfterEpoch | None = None,
 ) -> History:
     """Train ``model`` with cross-entropy; ``checkpointer`` keeps the results.
 
@@ -179,6 +190,8 @@ def train_pipeline(
             }
             checkpointer.after_epoch(row)
             print(epoch_line(row, settings.num_epochs, speed), flush=True)
+            if after_epoch:
+                after_epoch(row)
             if epoch == 1:
                 _warn_if_worse_than_a_guess(loss, len(checkpointer.metadata["classes"]))
         if len(history) < settings.num_epochs:

@@ -44,7 +44,7 @@ def test_predictions_of_all_rows_in_order(processed, monkeypatch):
 
 @pytest.mark.parametrize(("wanted", "cores"), [(True, 2), (True, 1), (False, 2)])
 def test_one_ahead_yields_the_same_items(monkeypatch, wanted, cores):
-    monkeypatch.setattr(module, "_cores", lambda: cores)
+    monkeypatch.setattr(module, "cores", lambda: cores)
     makers = []
 
     def items():
@@ -65,7 +65,7 @@ def test_one_ahead_yields_the_same_items(monkeypatch, wanted, cores):
 
 
 def test_errors_of_the_thread_reach_the_loop(monkeypatch):
-    monkeypatch.setattr(module, "_cores", lambda: 2)
+    monkeypatch.setattr(module, "cores", lambda: 2)
 
     def items():
         yield 1

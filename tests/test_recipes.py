@@ -96,7 +96,9 @@ def test_a_tuned_run_resumes_to_the_same_bits(tmp_path, processed, monkeypatch):
 
 def test_a_schedule_s_length_is_fixed(tmp_path, processed, monkeypatch, capsys):
     """More epochs would need other learning rates from the first step."""
-    recipe = Recipe(num_epochs=2, batch_size=32, schedule="one_cycle")
+    """The record decides, not today's recipe, but for an augmentation that has no name."""
+    augmentation = Augmentation(5, 0.1, 0.1, 1, elastic=0.5, nodes=4)
+    recipe = Recipe(2, batch_size=32, schedule="one_cycle", augmentation=augmentation)
     monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": recipe})
     monkeypatch.setattr(sys, "argv", ["main.py"])
     flags = ["--username=waly", f"--output_dir={tmp_path}", "--train", "--exp_name=e"]
@@ -107,7 +109,9 @@ def test_a_schedule_s_length_is_fixed(tmp_path, processed, monkeypatch, capsys):
 
 
 def test_reproduction_of_a_tuned_run(tmp_path, processed, monkeypatch, capsys):
-    recipe = Recipe(num_epochs=2, batch_size=32, schedule="one_cycle")
+    """The record decides, not today's recipe, but for an augmentation that has no name."""
+    augmentation = Augmentation(5, 0.1, 0.1, 1, elastic=0.5, nodes=4)
+    recipe = Recipe(2, batch_size=32, schedule="one_cycle", augmentation=augmentation)
     monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": recipe})
     monkeypatch.setattr(sys, "argv", ["main.py"])
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
@@ -115,8 +119,12 @@ def test_reproduction_of_a_tuned_run(tmp_path, processed, monkeypatch, capsys):
     assert djsw.main([*flags, "--recipe=tuned", "--device=cpu", "--lr=0.002"]) == 0
     assert reproduce.main([str(tmp_path / "e_run.json")]) == 0
     assert "identical   all" in capsys.readouterr().out
-    changed = replace(recipe, weight_decay=0.5)
+    changed = replace(recipe, num_epochs=3, weight_decay=0.5, schedule="constant")
+    monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": changed})
+    shutil.rmtree(tmp_path / "reports")
+    assert reproduce.main([str(tmp_path / "e_run.json")]) == 0
+    changed = replace(recipe, augmentation=replace(augmentation, rotation=6))
     monkeypatch.setitem(RECIPES, "tuned", {"usps_0_6": changed})
     shutil.rmtree(tmp_path / "reports")
     assert reproduce.main([str(tmp_path / "e_run.json")]) == 1
-    assert "recipe      weight_decay was 0.0, is 0.5" in capsys.readouterr().out
+    assert "recipe      augmentation.rotation was 5, is 6" in capsys.readouterr().out

@@ -183,13 +183,55 @@ def _whole_number(text: str, least: int, most: int) -> int:
 
 def positive_float(text: str) -> float:
     """Accept a finite number above 0."""
+    number = _finite(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
+    return number
+
+
+def non_negative_float(text: str) -> float:
+    """Accept a finite number from 0."""
+    number = _finite(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of 0 or more")
+    return number
+
+
+def _finite(text: str) -> float:
+    """Return the number, NaN where it is none or not finite."""
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
-    return number
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def fold(text: str) -> str:
+    """Accept ``K/N``, part K of N of a training file; N is from 2 to 100."""
+    part, _, parts = text.partition("/")
+    if not (parts.isdigit() and part.isdigit() and len(text) < 8 and text.isascii()):
+        part, parts = "0", "0"
+    if not 1 <= int(part) <= int(parts) <= 100 or int(parts) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N, such as 1/5 for part 1 of 5")
+    return f"{int(part)}/{int(parts)}"
+
+
+def seed_list(text: str) -> list[int]:
+    """Accept numbers and ranges, up to 1000 seeds in all.
+
+    >>> seed_list("1-3,7")
+    [1, 2, 3, 7]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        low, high = seed(first), seed(last if dash else first)
+        if low > high:
+            raise argparse.ArgumentTypeError(f"{part!r} is an empty range; put the lower end first")
+        found += range(low, min(high, low + 1000) + 1)
+    if len(found) > 1000 or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} has over 1000 seeds, or one of them twice")
+    return found
 
 
 def assignment(text: str) -> tuple[str, Any]:

@@ -40,6 +40,10 @@ class Diverged(RunError):
     """A loss that is not finite."""
 
 
+class Pruned(RunError):
+    """A run that a search ended, since others did better by then."""
+
+
 class Stopped(Exception):
     """A training that a signal stopped, its state saved."""
 

@@ -80,3 +80,10 @@ def require_single_process() -> None:
             f"{world_size} ranks were started, but this command is a single process; "
             "give --ntasks=1"
         )
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

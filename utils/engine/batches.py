@@ -1,6 +1,5 @@
 """Images and classes in batches; and the logits of a whole split."""
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.distributed import collectives
+from utils.distributed.environment import cores
 from utils.errors import UsageError
 from utils.mnist_dataset import MnistH5Dataset
 
@@ -76,7 +76,7 @@ def one_ahead(items: Iterable[Item], *, wanted: bool) -> Iterator[Item]:
 
     The same thread makes them without ``wanted``, or where this process has one core.
     """
-    if not wanted or _cores() == 1:
+    if not wanted or cores() == 1:
         yield from items
         return
     iterator = iter(items)
@@ -85,13 +85,6 @@ def one_ahead(items: Iterable[Item], *, wanted: bool) -> Iterator[Item]:
         while (item := upcoming.result()) is not None:
             upcoming = executor.submit(next, iterator, None)
             yield item
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from utils.engine.optimizer import Adam
 from utils.engine.run_record import RunRecord
 from utils.engine.signals import EXIT_STATUS, stop_request
 from utils.engine.state import State, read_state, write_state
-from utils.errors import Diverged, PeerAborted, RunError, Stopped, UsageError
+from utils.errors import Diverged, PeerAborted, Pruned, Stopped, UsageError
 from utils.records.checkpoint import cpu_weights, load_checkpoint, weights_sha256, write_checkpoint
 from utils.records.files import relative_to_root
 from utils.records.provenance import Provenance
@@ -258,12 +258,14 @@ def noting_errors(checkpointer: Checkpointer) -> Iterator[None]:
             files.remove()
             history.remove_events()
         collectives.barrier()  # a rank that ended before that would end them all
-        status = RunError.exit_status
-        raise (RunError(reason) if checkpointer.writes else PeerAborted(status)) from None
+        aborted = PeerAborted(Diverged.exit_status)
+        raise (Diverged(reason) if checkpointer.writes else aborted) from None
     except Exception as error:
         if record.in_session:
+            status = "pruned" if isinstance(error, Pruned) else "failed"
+            reason = str(error).replace(str(files.folder), relative_to_root(files.folder))
             with suppress(OSError):
-                record.fail(str(error).replace(str(files.folder), relative_to_root(files.folder)))
+                record.fail(reason, status)
         raise
     finally:
         history.close()

@@ -121,10 +121,10 @@ class RunRecord:
         """Whether the record on the disk is older than :data:`RECORD_SECONDS`."""
         return time.perf_counter() - self._written > RECORD_SECONDS
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, status: str = "failed") -> None:
         """End the session and the run with a reason."""
         self.end_session(reason)
-        self.save("failed", reason=reason)
+        self.save(status, reason=reason)
 
     def finish(self, best: Mapping[str, Any], last: Mapping[str, Any]) -> None:
         """Write the record of a finished run.

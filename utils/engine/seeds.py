@@ -13,13 +13,20 @@ SPLIT_SEED = 42
 ORDER, AUGMENTATION, DROPOUT = 0, 1, 2
 
 
-def split_rows(count: int) -> tuple[Tensor, Tensor]:
-    """Return the rows for training (90 %) and for validation (10 %).
+def split_rows(count: int, fold: str | None = None) -> tuple[Tensor, Tensor]:
+    """Return the rows for training and for validation: 90 % and 10 %, drawn at random.
 
-    :raises RunError: there are fewer than 10 images.
+    :param fold: "K/N": instead, validate on the K-th of N parts of consecutive rows. In USPS
+        neighbors are alike, often of one writer.
+    :raises RunError: there are fewer than 10 images, or fewer than parts.
     """
-    if count < 10:
-        raise RunError(f"{count} images are too few to train on; at least 10 are needed")
+    parts_wanted = 10 if fold is None else max(10, int(fold.split("/")[1]))
+    if count < parts_wanted:
+        raise RunError(f"{count} images are too few to train on; {parts_wanted} are needed")
+    if fold is not None:
+        part, of = map(int, fold.split("/"))
+        rows, start, stop = torch.arange(count), count * (part - 1) // of, count * part // of
+        return torch.cat([rows[:start], rows[stop:]]), rows[start:stop]
     parts: list[Subset[int]] = random_split(
         range(count),  # type: ignore[arg-type]  # only its length is used
         [0.9, 0.1],

@@ -136,8 +136,10 @@ def _link(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def file_lock(path: Path, refusal: UsageError) -> Iterator[None]:
+def file_lock(path: Path, refusal: UsageError | None = None) -> Iterator[None]:
     """Hold the lock file ``path`` during the block; the system frees that of a process that dies.
+
+    Without ``refusal`` wait for it, and leave the file, which others may have opened.
 
     :raises UsageError: ``refusal``, where another process holds it.
     """
@@ -148,17 +150,19 @@ def file_lock(path: Path, refusal: UsageError) -> Iterator[None]:
         # Earlier versions of filelock follow links, and empty what they open.
         if found.st_size or not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{path} is in the way of a lock file; remove it")
-    lock = FileLock(path, blocking=False)
+    lock = FileLock(path, blocking=refusal is None)
     try:
-        lock.acquire()
+        lock.acquire(poll_interval=0.01)
     except Timeout:
+        assert refusal is not None, "a lock that is waited for has no timeout"
         raise refusal from None
     try:
         yield
     finally:
         # Before it is freed, or another process would lock a file that is about to go.
-        with suppress(OSError):  # Windows does not remove an open file
-            path.unlink()
+        if refusal is not None:
+            with suppress(OSError):  # Windows does not remove an open file
+                path.unlink()
         lock.release()
 
 

@@ -39,7 +39,7 @@ class RunResults(TypedDict):
 
 @final
 class Run(TypedDict):
-    """The content of a record; ``status`` is running, stopped, failed or finished.
+    """The content of a record; ``status`` is running, stopped, failed, pruned or finished.
 
     ``sha256`` is the digest of everything else; earlier records have none.
     """

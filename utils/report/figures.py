@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from utils.errors import escaped
 from utils.records.files import atomic_write
+from utils.report.sweep_page import RankedSettings, SweepRun, settings_text
 from utils.report.tables import percent
 
 #: Most errors in one figure: few enough to look at one by one.
@@ -31,9 +32,7 @@ def save_curves(path: Path, title: str, history: Sequence[Mapping[str, Any]]) ->
     losses.plot(columns["epoch"], columns["train_loss"], ".-", label="training")
     losses.plot(columns["epoch"], columns["validation_loss"], ".-", label="validation")
     losses.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    losses.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    for set_formatter in (losses.yaxis.set_major_formatter, losses.yaxis.set_minor_formatter):
-        set_formatter("{x:g}")  # those with powers of ten take 0.1 s
+    _plain_log(losses.yaxis)
     percentages = 100 * np.array(columns["validation_accuracy"])
     accuracies.plot(columns["epoch"], percentages, ".-C1", label="validation")
     accuracies.set(xlabel="epoch", ylabel="accuracy / %")
@@ -165,6 +164,85 @@ def save_error_rates(
         axes.grid(axis="x", alpha=0.3)
     panels[-1].set_xlabel("test error rate / %, with 95 % intervals")
     _save(figure, path)
+
+
+def save_sweep(
+    path: Path,
+    title: str,
+    runs: Sequence[SweepRun],
+    ranked: Sequence[RankedSettings],
+    importance: Mapping[str, float],
+    curves: Sequence[Sequence[Sequence[float]]],
+) -> None:
+    """Draw a sweep: loss by each setting, best loss by trial, importance, curves of the best.
+
+    :param curves: validation losses by epoch, of the runs of the first of ``ranked``.
+    """
+    names = [
+        name for name in ranked[0].settings if len({str(r.settings[name]) for r in ranked}) > 1
+    ]
+    panels = len(names) + 2 + bool(importance)
+    rows = -(-panels // 3)
+    figure = Figure(figsize=(13, 3.6 * rows), layout="constrained")
+    figure.suptitle(f"Sweep {_plain(title)}: validation loss")
+    axes = iter(figure.subplots(rows, 3, squeeze=False).flat)
+    for name in names:
+        _draw_setting(next(axes), name, ranked)
+    by_trial: dict[int, list[float]] = {}
+    for run in runs:
+        if run.status == "finished" and run.loss is not None:
+            by_trial.setdefault(run.trial, []).append(run.loss)
+    losses = [np.mean(values) for values in by_trial.values()]
+    history = next(axes)
+    history.plot(list(by_trial), losses, "o", markersize=3, alpha=0.5, label="trial")
+    history.step(list(by_trial), np.minimum.accumulate(losses), where="post", label="best so far")
+    history.set(xlabel="trial", ylabel="validation loss")
+    history.xaxis.set_major_locator(MaxNLocator(integer=True))
+    history.legend()
+    if importance:
+        bars = next(axes)
+        bars.barh([_plain(name) for name in importance], list(importance.values()))
+        bars.set(xlabel="share of the variance (fANOVA)", ylim=(len(importance) - 0.5, -0.5))
+    means = next(axes)
+    for each, histories in zip(ranked, curves, strict=False):
+        length = min(map(len, histories))
+        values = np.array([losses[:length] for losses in histories])
+        epochs = np.arange(1, length + 1)
+        (line,) = means.plot(epochs, values.mean(0), label=_plain(settings_text(each.settings)))
+        if len(values) > 1:
+            ends = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
+            means.fill_between(epochs, *ends, color=line.get_color(), alpha=0.2)
+    means.set(xlabel="epoch", yscale="log", title="mean, band: standard deviation")
+    means.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain_log(means.yaxis)
+    if ranked[0].settings:
+        means.legend(fontsize=7)
+    for rest in axes:
+        rest.set_axis_off()
+    _save(figure, path)
+
+
+def _draw_setting(axes: Any, name: str, ranked: Sequence[RankedSettings]) -> None:
+    """Draw the mean loss of each of the settings by one of them."""
+    values = [each.settings[name] for each in ranked]
+    losses, errors = [each.mean for each in ranked], [each.error or 0 for each in ranked]
+    floats = all(isinstance(value, float) for value in values)
+    kinds = sorted(set(map(str, values)), key=lambda text: (len(text), text))
+    places = values if floats else [kinds.index(str(value)) for value in values]
+    axes.errorbar(places, losses, errors, fmt="o", markersize=4, alpha=0.6, capsize=2)
+    axes.set(xlabel=_plain(name.removeprefix("set.")), ylabel="mean validation loss")
+    if not floats:
+        axes.set_xticks(range(len(kinds)), map(_plain, kinds))
+    elif min(values) > 0:
+        axes.set_xscale("log")
+        _plain_log(axes.xaxis)
+
+
+def _plain_log(axis: Any) -> None:
+    """Label a logarithmic axis with 0.02, 0.05, 0.1, …; powers of ten take 0.1 s to draw."""
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
 
 
 def _plain(text: str) -> str:

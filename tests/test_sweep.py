@@ -1,0 +1,306 @@
+"""Sweeps: real worker processes for kills and signals, in this process for everything else."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+
+import pytest
+from conftest import clean_environment, copy_code, exit_status, write_datasets
+
+from DJSW import main as djsw
+from DJSW import sweep
+from utils.records.checkpoint import load_checkpoint, weights_sha256
+from utils.records.run import read_run
+
+pytest.importorskip("optuna")
+WALY = ("--username", "waly", "--device", "cpu")
+
+
+@pytest.fixture
+def run(processed, tmp_path, monkeypatch, capsys):
+    """Call the command with ``out`` as output folder; its worker is this process."""
+    monkeypatch.setattr(
+        sweep, "run_workers", lambda s, count: sweep.take_trials(Namespace(sweep=s))
+    )
+    (tmp_path / "out").mkdir()
+
+    def call(*arguments: object, user: tuple[str, ...] = WALY):
+        status = exit_status(sweep.main, *user, "--output_dir", tmp_path / "out", *arguments)
+        out, error = capsys.readouterr()
+        return status, out, error
+
+    call.out = tmp_path / "out"  # type: ignore[attr-defined]
+    return call
+
+
+def weights(path):
+    return weights_sha256(load_checkpoint(path).weights)
+
+
+def test_seeds_are_runs_like_any_other(run, processed):
+    """The same weights as by main.py, names by seed, resumable; more seeds are added."""
+    command = ("--exp_name", "w", "--num_epochs", 2, "--seeds")
+    status, out, _ = run(*command, "1,3")
+    assert status == 0 and "2 trials to do" in out and "2/2  w_3; validation loss" in out
+    before = (run.out / "w_1_run.json").stat().st_mtime_ns
+    status, out, _ = run(*command, "1-3")
+    assert status == 0 and "1 trials to do" in out and "3/3  w_2" in out
+    assert (run.out / "w_1_run.json").stat().st_mtime_ns == before
+    assert "0 trials to do" in run(*command, "1-3")[1]
+    alone = ("--train", "--exp_name", "alone", "--num_epochs", 2, "--seed", 3)
+    assert exit_status(djsw.main, *WALY, "--output_dir", run.out, *alone) == 0
+    for ending in ("checkpoint_best.pt", "checkpoint_epoch_2.pt"):
+        assert weights(run.out / f"w_3_{ending}") == weights(run.out / f"alone_{ending}")
+    found, expected = (read_run(run.out / f"{name}_run.json") for name in ("w_3", "alone"))
+    assert found["settings"] == expected["settings"]
+    page = (run.out / "w_sweep.md").read_text()
+    assert "Runs: 3 finished, 0 pruned, 0 failed" in page and "±" in page
+
+
+def test_grid_ranks_settings_by_validation_loss(run, processed):
+    for path in processed.glob("*test*"):
+        path.unlink()  # a sweep never reads them
+    grid = ("--grid", "lr=1e-5,0.01", "--set", "hidden_dim=20,30", "--num_epochs", 2)
+    assert run("--exp_name", "g", *grid, "--seeds", "1-2")[0] == 0
+    with (run.out / "g_sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 and {row["status"] for row in rows} == {"finished"}
+    means: dict[tuple[str, str], float] = {}
+    for row in rows:
+        record = read_run(run.out / f"{row['name']}_run.json")
+        assert record["settings"]["lr"] == float(row["lr"])
+        assert record["settings"]["seed"] == int(row["seed"])
+        assert record["model"]["arguments"]["hidden_dim"] == int(row["set.hidden_dim"])
+        loss = record["results"]["best"]["validation_loss"]
+        assert loss == float(row["loss"])
+        key = row["lr"], row["set.hidden_dim"]
+        means[key] = means.get(key, 0) + loss / 2
+    ranked = json.loads((run.out / "g_sweep.json").read_text())["settings"]
+    assert [each["mean"] for each in ranked] == pytest.approx(sorted(means.values()))
+    best = ranked[0]["settings"]
+    page = (run.out / "g_sweep.md").read_text()
+    assert f"--lr {best['lr']} --set hidden_dim={best['set.hidden_dim']}" in page
+    assert (run.out / "g_sweep.png").stat().st_size > 20_000
+
+
+def test_folds_validate_on_each_part_in_turn(run):
+    assert run("--exp_name", "f", "--folds", 3, "--num_epochs", 1)[0] == 0
+    folds = [read_run(run.out / f"f_42_fold{k}_run.json")["settings"]["fold"] for k in (1, 2, 3)]
+    assert folds == ["1/3", "2/3", "3/3"]
+    with (run.out / "f_sweep.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    ranked = json.loads((run.out / "f_sweep.json").read_text())["settings"]
+    assert ranked[0]["mean"] == pytest.approx(sum(losses) / 3)
+
+
+def test_search_prunes_and_keeps_the_best_checkpoints(run, monkeypatch):
+    ranges = {"lr": (1e-6, 1e-2), "augmentation": ["none", "strong"]}
+    monkeypatch.setitem(sweep.SEARCHES, "recipe", ranges)
+    command = ("--exp_name", "s", "--search", "recipe", "--folds", 2, "--num_epochs", 10)
+    status, out, _ = run(*command, "--trials", 30)
+    assert status == 0 and "30/30" in out
+    with (run.out / "s_sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    by_status = {s: [row for row in rows if row["status"] == s] for s in ("finished", "pruned")}
+    assert len(by_status["finished"]) + len(by_status["pruned"]) == len(rows) == 60
+    assert by_status["pruned"], "with learning rates this far apart some are hopeless"
+    folder = run.out / "s_trials"
+    name = by_status["pruned"][0]["name"]
+    record = json.loads((folder / f"{name}_run.json").read_text())
+    assert record["status"] == "pruned" and record["reason"].startswith("pruned after epoch")
+    best = json.loads((run.out / "s_sweep.json").read_text())["settings"][0]["runs"]
+    assert sorted(path.name for path in folder.glob("*.pt")) == sorted(
+        f"{name}_checkpoint_best.pt" for name in best
+    )
+    assert not list(folder.glob("*_tensorboard"))
+    assert {"lr", "augmentation"} == set(
+        json.loads((run.out / "s_sweep.json").read_text())["importance"]
+    )
+    assert "31/31" in run(*command, "--trials", 31)[1]
+
+
+def test_diverged_runs_are_results(run):
+    status, out, _ = run("--exp_name", "d", "--grid", "lr=0.001,1e30", "--num_epochs", 2)
+    assert status == 0 and "the loss is" in out
+    page = (run.out / "d_sweep.md").read_text()
+    assert "1 finished, 0 pruned, 1 failed" in page and "- d_2_42: the loss is" in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--grid", "momentum=1,2"), "--grid: 'momentum=1,2' is not NAME=V1,V2 of recipe,"),
+        (("--grid", "lr"), "'lr' has an empty or doubled value"),
+        (("--grid", "lr=1,1"), "'lr=1,1' has an empty or doubled value or name"),
+        (("--grid", "lr=fast"), "--grid lr: 'fast' is not a finite number"),
+        (("--grid", "recipe=standard,best"), "--recipe: 'best' is unknown (choose from"),
+        (("--grid", "lr=1,2", "--lr", "3"), "--lr is given twice, also by --grid"),
+        (("--grid", "lr=1,2", "--search", "recipe"), "--search and a grid of values exclude"),
+        (("--seeds", "5-1"), "'5-1' is an empty range"),
+        (("--seeds", "1,1"), "'1,1' has over 1000 seeds, or one of them twice"),
+        (("--seeds", "a"), "'a' is not a whole number"),
+        (("--trials", "0", "--search", "recipe"), "'0' is not a whole number from 1"),
+        (("--trials", "5"), "--trials needs --search"),
+        (("--folds", "1"), "is not K/N, such as 1/5"),
+        (("--set", "1x=2"), "'1x=2' is not NAME=VALUE"),
+        (("--set", "width=2"), "has no argument 'width'"),
+        (("--jobs", "0"), "'0' is not a whole number from 1"),
+        (("--recipe", "tuned", "--dataset", "nowhere"), "invalid choice: 'nowhere'"),
+    ],
+)
+def test_wrong_use_is_one_sentence(run, flags, sentence):
+    status, _, error = run("--exp_name", "x", *flags)
+    assert status == 2 and sentence in error and error.count("\n") == 1
+
+
+def test_names_and_studies_of_others_are_refused(run):
+    train = ("--train", "--exp_name", "w_2", "--num_epochs", 1, "--output_dir", run.out)
+    assert exit_status(djsw.main, *WALY, *train) == 0
+    assert "'w_2' was trained before" in run("--exp_name", "w", "--seeds", "1-3")[2]
+    assert run("--exp_name", "v", "--num_epochs", 1)[0] == 0
+    error = run("--exp_name", "v", "--num_epochs", 2)[2]
+    assert "is of a sweep with num_epochs 1, here it is 2; give the same" in error
+    assert "with search None, here it is recipe" in run(
+        "--exp_name", "v", "--num_epochs", 1, "--search", "recipe"
+    )[2]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "plan", "folder"])
+def test_damaged_journal(run, damage):
+    command = ("--exp_name", "j", "--num_epochs", 1)
+    assert run(*command)[0] == 0
+    journal = run.out / "j_sweep.journal"
+    content = journal.read_bytes()
+    if damage == "folder":
+        journal.unlink()
+        journal.mkdir()
+    else:
+        changed = {"cut": content[:60], "text": b"x\n" + content, "plan": content}[damage]
+        journal.write_bytes(changed.replace(b'"changed"', b'"changes"'))
+        if damage == "cut":
+            journal.write_bytes(content[:60] + b"\n" + content[200:])
+    status, _, error = run(*command)
+    assert status == 2 and error.count("\n") == 1
+    assert "is no file" in error if damage == "folder" else "j_sweep.journal is damaged" in error
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A checkout with tiny data."""
+    project = copy_code(tmp_path / "project")
+    write_datasets(project / "data" / "processed")
+    (project / "out").mkdir()
+    return project
+
+
+def start(project, *flags):
+    """Start a sweep with workers, in a process group of its own."""
+    command = [sys.executable, project / "DJSW" / "sweep.py", *WALY, "--output_dir", "out", *flags]
+    return subprocess.Popen(
+        [*map(str, command)],
+        cwd=project,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def children(process):
+    """Return the workers' process ids."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
+    lines = [line.split(None, 1) for line in listed.stdout.splitlines()]
+    return [int(pid) for pid, command in lines if "spawn_main" in command]
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+
+
+def all_weights(folder):
+    return {path.name: weights(path) for path in sorted(folder.glob("*_checkpoint_best.pt"))}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_all_workers_with_their_states_saved(project, number):
+    """As a terminal sends it, to the whole group, or a batch system, to the process."""
+    flags = ("--exp_name", "w", "--seeds", "1-3", "--num_epochs", "60", "--jobs", "2")
+    process = start(project, *flags)
+    states = [project / "out" / f"w_{seed}_history.csv" for seed in (1, 2)]
+    wait_for(lambda: all(path.exists() for path in states), process)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, 75)
+    assert error.count("\n") == 1 and "the same command continues" in error
+    for seed in (1, 2):
+        record = read_run(project / "out" / f"w_{seed}_run.json")
+        assert record["status"] in ("stopped", "finished")
+    process = start(project, *flags)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and "3/3" in out, error
+
+
+def test_killed_workers_lose_no_trial(project):
+    """The others take up what a killed one had; the weights are those of an undisturbed sweep."""
+    flags = ("--grid", "lr=0.001,0.01", "--seeds", "1-3", "--num_epochs", "30", "--jobs", "2")
+    process = start(project, "--exp_name", "calm", *flags)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 0, error
+    process = start(project, "--exp_name", "storm", *flags)
+    random.seed(0)
+    killed = 0
+    while process.poll() is None and killed < 4:
+        time.sleep(random.uniform(0.5, 2.5))
+        if pids := children(process):
+            os.kill(random.choice(pids), signal.SIGKILL)
+            killed += 1
+    out, error = process.communicate(timeout=100)
+    while process.returncode == 1:
+        assert "are not finished: their workers died; run it again" in error
+        process = start(project, "--exp_name", "storm", *flags)
+        out, error = process.communicate(timeout=100)
+    assert process.returncode == 0 and "6/6" in out and killed >= 2, error
+    calm = all_weights(project / "out")
+    for name in [name for name in calm if name.startswith("storm")]:
+        assert calm[name] == calm[name.replace("storm", "calm")]
+
+
+@pytest.mark.slow
+def test_eight_workers_share_200_trials(project):
+    """None is lost, none is done twice, through 30 kills at random moments."""
+    seeds = ",".join(map(str, range(1, 21)))
+    flags = ("--exp_name", "m", "--grid", "lr=1e-4,3e-4,1e-3,3e-3,1e-2", "batch_size=8,16")
+    flags += ("--seeds", seeds, "--num_epochs", "3", "--jobs", "8")
+    random.seed(1)
+    killed, status = 0, None
+    while status != 0:
+        process = start(project, *flags)
+        while process.poll() is None:
+            time.sleep(random.uniform(0.1, 0.6))
+            pids = children(process)
+            if pids and killed < 30 and list((project / "out").glob("m_*_history.csv")):
+                os.kill(random.choice(pids), signal.SIGKILL)
+                killed += 1
+        _, error = process.communicate()
+        status = process.returncode
+        assert status == 0 or "their workers died" in error
+    with (project / "out" / "m_sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = [row["name"] for row in rows]
+    assert killed == 30 and len(names) == len(set(names)) == 200
+    assert {row["status"] for row in rows} == {"finished"}
+    journal = (project / "out" / "m_sweep.journal").read_text().splitlines()
+    told = [json.loads(line) for line in journal if '"values":[' in line]
+    assert len({each["trial_id"] for each in told}) == len(told) == 200
