@@ -351,14 +351,14 @@ def take(sweep: Sweep, study: "Study", held: ExitStack) -> "Trial | None":
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
             if not frozen.state.is_finished() and _lock(sweep, frozen.number, held):
-                return optuna.Trial(study, frozen._trial_id)
+                return _draw(sweep, optuna.Trial(study, frozen._trial_id))
         if sweep.search is None or len(trials) >= sweep.trials:
             return None
         # By the number of trials: workers with one seed would all draw the same.
         study.sampler = optuna.samplers.TPESampler(seed=len(trials), multivariate=True)
-        trial = study.ask(_distributions(sweep))
+        trial = study.ask()
         _lock(sweep, trial.number, held)
-        return trial
+        return _draw(sweep, trial)
 
 
 def _lock(sweep: Sweep, number: int, held: ExitStack) -> bool:
@@ -369,18 +369,14 @@ def _lock(sweep: Sweep, number: int, held: ExitStack) -> bool:
     return True
 
 
-def _distributions(sweep: Sweep) -> dict[str, Any]:
-    """Return what the search draws from; flags that are given stay as they are."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    assert sweep.search is not None, "only a search draws"
-    return {
-        name: CategoricalDistribution(values)
-        if isinstance(values, list)
-        else FloatDistribution(*values, log=True)
-        for name, values in SEARCHES[sweep.search].items()
-        if name not in sweep.shared
-    }
+def _draw(sweep: Sweep, trial: "Trial") -> "Trial":
+    """Draw what the trial does not have yet; flags that are given stay as they are."""
+    for name, values in SEARCHES[sweep.search].items() if sweep.search else ():
+        if name not in sweep.shared and isinstance(values, list):
+            trial.suggest_categorical(name, values)
+        elif name not in sweep.shared:
+            trial.suggest_float(name, *values, log=True)
+    return trial
 
 
 def run_trial(sweep: Sweep, study: "Study", trial: "Trial") -> tuple[float | None, str]:
