@@ -171,6 +171,14 @@ def test_names_and_studies_of_others_are_refused(run):
     )[2]  # fmt: skip
 
 
+def test_without_optuna_a_sentence_says_what_to_type(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    status, _, error = run("--exp_name", "x")
+    assert status == 2 and error == (
+        "error: a sweep needs Optuna; start it with: uv run --extra sweep …\n"
+    )
+
+
 @pytest.mark.parametrize("damage", ["cut", "text", "plan", "folder"])
 def test_damaged_journal(run, damage):
     command = ("--exp_name", "j", "--num_epochs", 1)
