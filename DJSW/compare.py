@@ -5,6 +5,9 @@ as Markdown, CSV and a bar chart.
 
 ``python DJSW/compare.py --everyone --exp_name standard`` first trains and evaluates every network
 of the table on every dataset of the table, where that has not been done.
+
+``python DJSW/compare.py --validation weights/SMLP`` ranks runs by validation, to pick one of them;
+picked by the test set, its accuracy there would be too good.
 """
 
 import sys
@@ -16,24 +19,27 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from itertools import product
 from typing import Any
 
 from DJSW import recipes
 from DJSW.arguments import EvaluateArguments, TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE, open_split
-from utils.cli import Parser, output_flags, run_command
+from utils.cli import Parser, fold, output_flags, run_command
 from utils.distributed.environment import require_single_process
 from utils.errors import MissingData, UsageError
 from utils.records import files
 from utils.records.evaluation import read_evaluation
 from utils.records.files import ROOT, sha256_of
-from utils.records.provenance import code_provenance, write_json
+from utils.records.provenance import code_provenance, flat, write_json
 from utils.records.run import read_run, require_same_run
 from utils.records.typed import shown
-from utils.report.comparison_page import comparison_csv, comparison_page
-from utils.statistics.comparison import TestSet, rank_by_test_set
+from utils.report.comparison_page import comparison_csv, comparison_page, validation_page
+from utils.report.tables import csv_text
+from utils.statistics.comparison import TestSet, rank_by_test_set, rank_by_validation
 
 
 def parser() -> Parser:
@@ -45,6 +51,8 @@ def parser() -> Parser:
     add("--dataset", choices=DATASETS, help="test set for the checkpoints; default: their own")
     every = "every network on every dataset: loads, or trains, weights/NETWORK/network_EXP_NAME…"
     add("--everyone", action="store_true", help=every)
+    runs = "rank runs by validation: each EVALUATION is a …_run.json, a best checkpoint or a folder"
+    add("--validation", action="store_true", help=runs)
     output_flags(flags, "comparison")
     add("--check", action="store_true", help="only check the command")
     return flags
@@ -65,6 +73,9 @@ def command(args: argparse.Namespace) -> None:
     )
     if record_file.exists():
         raise taken
+    if args.validation:
+        compare_runs(args.evaluations, record_file, taken, check=args.check)
+        return
     missing: dict[str, str] = {}
     paths = everyone(exp_name, folder, missing, check=args.check) if args.everyone else []
     for found in [resolve(given, folder, args.dataset) for given in args.evaluations]:
@@ -93,6 +104,49 @@ def command(args: argparse.Namespace) -> None:
     _report_missing(missing)
 
 
+def compare_runs(
+    given: Sequence[str], record_file: Path, taken: UsageError, *, check: bool
+) -> None:
+    """Rank runs by validation; write the page, the table and the record. No test set is read.
+
+    :raises UsageError: a file is no record of a run, or damaged; or none is finished.
+    """
+    found = [resolve(name, record_file.parent, None, "_run.json") for name in given]
+    runs = {path: read_run(path) for paths in found if isinstance(paths, list) for path in paths}
+    finished = {path: run for path, run in runs.items() if run["status"] == "finished"}
+    rest = [f"{run['exp_name']} ({run['status']})" for p, run in runs.items() if p not in finished]
+    left_out = shown(", ".join(rest))
+    if not finished:
+        raise UsageError(f"none of the runs is finished: {left_out}; train or resume one")
+    for path, run in finished.items():
+        require_same_run(path, run)
+    rows = rank_by_validation([*finished.values()], cache(count_validation_images))
+    if check:
+        print("checked     this command would run")
+        return
+    exp_name = record_file.name.removesuffix("_comparison.json")
+    text = validation_page(rows, exp_name, left_out)
+    page, table = record_file.with_suffix(".md"), record_file.with_suffix(".csv")
+    hashes = {files.relative_to_root(path): sha256_of(path) for path in finished}
+    record = {"exp_name": exp_name, "runs": hashes, "ranking": rows, "session": code_provenance()}
+    with files.exclusive_output(record_file, taken, r"comparison\.(json|md|csv)"):
+        files.write_text(page, text)
+        files.write_text(table, csv_text([dict(flat(row)) for row in rows]))
+        write_json(record_file, record, exclusive=True)
+    print(f"{text}\npage        {page}\ntable       {table}")
+
+
+def count_validation_images(dataset: str, images_sha256: str, part: str) -> int | None:
+    """Return the number of validation images; None if that training file is not here."""
+    from utils.engine.seeds import split_rows  # imports torch
+
+    with suppress(MissingData, KeyError, argparse.ArgumentTypeError):  # no such dataset, or fold
+        data = open_split(dataset, train=True)
+        if data.sha256["images_sha256"] == images_sha256:
+            return len(split_rows(len(data), fold(part) if part else None)[1])
+    return None
+
+
 def save(
     compared: Sequence[TestSet], exp_name: str, folder: Path, missing: Mapping[str, str]
 ) -> None:
@@ -111,21 +165,27 @@ def save(
     print(f"{text}\npage        {page}\ntable       {table}\nchart       {chart}")
 
 
-def resolve(given: str, folder: Path, dataset: str | None) -> list[Path] | EvaluateArguments:
+def resolve(
+    given: str, folder: Path, dataset: str | None, ending: str = "_metrics.json"
+) -> list[Path] | EvaluateArguments:
     """Return the metrics files that an argument means, or the evaluation of a checkpoint.
 
+    :param ending: "_run.json" for the records of runs instead.
     :raises UsageError: there is no such path, nothing in it, or something else.
     """
     path = files.find_path(given, "EVALUATION")
     if path.is_dir():
-        paths = sorted(path.glob("*_metrics.json"))
+        paths = sorted(path.glob(f"*{ending}"))
         if not paths:
-            raise UsageError(f"{path} holds no evaluation; give a folder with some …_metrics.json")
+            what = "run" if ending == "_run.json" else "evaluation"
+            raise UsageError(f"{path} holds no {what}; give a folder with some …{ending}")
         return paths
     if path.suffix == ".json":
         return [path]
-    if path.suffix in (".csv", ".md", ".png"):
-        raise UsageError(f"{path} cannot be compared; give its …_metrics.json")
+    if ending == "_run.json" and path.name.endswith("_checkpoint_best.pt"):
+        return [path.with_name(path.name.replace("_checkpoint_best.pt", ending))]
+    if ending == "_run.json" or path.suffix in (".csv", ".md", ".png"):
+        raise UsageError(f"{path} cannot be compared; give its …{ending}")
     from DJSW.networks import identify_checkpoint
     from utils.records.checkpoint import load_checkpoint
 
@@ -247,6 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("nothing to compare: give some EVALUATION or --everyone")
     if args.dataset and all(name.endswith(".json") for name in args.evaluations):
         flags.error("--dataset is for checkpoints, and none is given")
+    if args.validation and (args.everyone or args.dataset):
+        flags.error("--validation is for runs that are there, without --everyone and --dataset")
     if args.everyone and args.exp_name is None:
         flags.error("--everyone needs --exp_name, which its runs are named after")
     return run_command(command, args)

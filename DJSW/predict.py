@@ -59,12 +59,13 @@ def command(args: argparse.Namespace) -> None:
     paths = [path for given in args.images for path in find_images(given)]
     weights = files.find_file(args.load_checkpoint, "--load_checkpoint")
 
-    from DJSW.networks import build_model, identify_checkpoint
+    from DJSW.networks import build_model, identify_checkpoint, try_model
     from utils.records.checkpoint import describe, load_checkpoint
 
     checkpoint = load_checkpoint(weights)
     username, dataset = identify_checkpoint(checkpoint)
     model, _ = build_model(username, dataset, checkpoint)
+    try_model(model, username, dataset, 2, train=False)
     digits = DATASETS[dataset].digits
     known = f"{', '.join(map(str, digits[:-1]))} and {digits[-1]}"
     print(f"network     {describe(model)}, weights {weights}")

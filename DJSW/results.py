@@ -5,7 +5,7 @@ For each recipe it takes the runs of a person's network on that person's digits 
 the same name. Of several runs the one with the lowest validation loss is published. A run that
 differs from its recipe or from the person's entry, or whose code was not committed, is refused.
 
-``python DJSW/results.py --list`` lists what ran, newest first.
+``python DJSW/results.py --list`` lists what ran, newest first or by ``--sort``.
 """
 
 import sys
@@ -17,21 +17,23 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from DJSW.arguments import TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE
-from DJSW.recipes import RECIPES, settings
+from DJSW.recipes import RECIPES, Recipe, flags_of, settings
 from utils.cli import Parser, run_command
 from utils.errors import UsageError, one_line
 from utils.records.evaluation import EvaluationRecord, metric_values, read_evaluation, read_metrics
-from utils.records.files import ROOT, find_folder, write_text
+from utils.records.files import ROOT, find_folder, place_file, write_text
 from utils.records.provenance import flat
 from utils.records.run import Run, read_run, require_same_run
 from utils.records.typed import shown
 from utils.report import tables
+from utils.report.sweep_page import settings_text
 from utils.report.tables import interval, number
 from utils.statistics.comparison import mean_and_deviation
 
@@ -41,8 +43,12 @@ LICENSES = {
     "mnist": "MNIST: Y. LeCun and C. Cortes, Creative Commons Attribution-Share Alike 3.0.",
     "usps": "USPS: digits of the U.S. Postal Service, shared for research without a license.",
 }
-#: Columns of the list of runs, after the time.
-COLUMNS = ("user", "experiment", "status", "dataset", "best epoch", "accuracy", "device", "job")
+#: Columns of the list of runs, and titles where these are others.
+COLUMNS = (
+    *("time", "user", "experiment", "status", "dataset", "best_epoch", "accuracy"),
+    *("validation_loss", "seed", "settings", "device", "job", "commit"),
+)
+TITLES = {"time": "time (UTC)", "validation_loss": "val. loss"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def results() -> dict[str, list[Result]]:
     """
     return {
         username: [
-            Result(username, recipe, runs, {k: _evaluation(k, runs[k], recipe) for k in runs})
+            Result(username, recipe, runs, _evaluations(runs, recipe))
             for recipe in RECIPES
             if (runs := _runs(username, recipe))
         ]
@@ -138,12 +144,27 @@ def _require_recipe(path: Path, run: Run, recipe: str) -> None:
             )
 
 
-def _evaluation(name: str, run: Run, recipe: str) -> EvaluationRecord:
-    """Return the evaluation of a run, which agrees with it and with its checkpoint."""
-    record = read_evaluation(ROOT / "reports" / recipe / f"{name}_metrics.json").record
-    folder = ROOT / "weights" / PEOPLE[run["username"]].model_name
-    require_same_run(folder / f"{name}_run.json", run, record)
-    return record
+def _evaluations(runs: Mapping[str, Run], recipe: str) -> dict[str, EvaluationRecord]:
+    """Return the evaluations, which agree with runs and checkpoints, on one known test set.
+
+    :raises UsageError: they do not, or it is another or of unknown source.
+    """
+    found: dict[str, EvaluationRecord] = {}
+    for name, run in runs.items():
+        path = ROOT / "reports" / recipe / f"{name}_metrics.json"
+        record = found[name] = read_evaluation(path).record
+        folder = ROOT / "weights" / PEOPLE[run["username"]].model_name
+        require_same_run(folder / f"{name}_run.json", run, record)
+        data, first = record["dataset"], next(iter(found.values()))["dataset"]
+        expected = {**first, "name": run["dataset"]["name"]}
+        for key in ("name", "images_sha256", "labels_sha256", "source"):
+            value = data.get(key, "not stated")  # the source, in earlier evaluations
+            if value is None or (key != "source" and value != expected[key]):
+                raise UsageError(
+                    f"{path} cannot be published: dataset.{key} of its test set is {shown(value)}, "
+                    f"expected {shown(expected.get(key) or 'known')} (evaluate all seeds again)"
+                )
+    return found
 
 
 def readme_table(found: Sequence[Result]) -> str:
@@ -240,71 +261,132 @@ def write(pages: Mapping[Path, str]) -> None:
             print(f"written     {path}")
 
 
-def list_runs(folders: Sequence[str]) -> None:
-    """Print a line for each record in the folders, newest first; name other files on stderr."""
+def list_runs(folders: Sequence[str], sort: str = "time", file: str | None = None) -> None:
+    """Print a line for each record in the folders, newest first; name other files on stderr.
+
+    :param sort: the column to sort by instead, numbers as numbers.
+    :param file: a CSV to write, which has all settings, too.
+    """
     rows = []
     for folder in dict.fromkeys(find_folder(name, "--list") for name in folders):
         for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
             try:
                 read = read_run if path.name.endswith("_run.json") else read_metrics
-                cells = list_row(read(path))
+                row = list_row(read(path))
             except UsageError as error:
                 print(f"no record: {one_line(str(error))}", file=sys.stderr)
                 continue
             if "reproduced" in path.parts:
-                cells[3] = "reproduced"
-            rows.append([shown(cell) for cell in cells])
+                row["status"] = "reproduced"
+            rows.append({shown(k): shown(v) if isinstance(v, str) else v for k, v in row.items()})
     if not rows:
         print("no records yet; DJSW/main.py writes one for each run")
         return
-    rows = [[row[0][:16].replace("T", " "), *row[1:]] for row in sorted(rows, reverse=True)]
-    print("\n".join(tables.align([("time (UTC)", *COLUMNS, "commit"), *rows])))
-    if any(row[-1].endswith("*") for row in rows):
+    _add_settings(rows)
+    rows.sort(key=lambda row: [_sort_key(row[name]) for name in COLUMNS], reverse=True)
+    if sort != "time":
+        rows.sort(key=lambda row: _sort_key(row[sort]))
+    if file is not None:
+        write_text(place_file(file, "--csv"), tables.csv_text(rows))
+    # What a laptop has in all rows would only make the lines longer.
+    usual = {"device": "CPU"}
+    columns = [n for n in COLUMNS if any(row[n] != usual.get(n) for row in rows)]
+    lines = [[TITLES.get(name, name.replace("_", " ")) for name in columns]]
+    for row in rows:
+        row["time"] = row["time"][:16].replace("T", " ")
+        row["settings"] = row["settings"] and one_line(row["settings"], 60)
+        values = [row[name] for name in columns]
+        lines.append([number(v) if v is None or isinstance(v, float) else str(v) for v in values])
+    print("\n".join(tables.align(lines)))
+    if any((row["commit"] or "").endswith("*") for row in rows):
         print("\n* with changes that were not committed; the record has them")
 
 
-def list_row(record: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a record: the time it started, :data:`COLUMNS`, the commit."""
-    trained = "settings" in record
-    sessions = record["sessions"] if trained else [record["session"]]
+def _sort_key(value: object) -> tuple[bool, list[str | float]]:
+    """Return a key by which numbers in texts are compared as numbers, and None is the last."""
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)", str(value))
+    return value is None, [float(part) if k % 2 else part for k, part in enumerate(parts)]
+
+
+def list_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a record by :data:`COLUMNS`, and all of a run's settings."""
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    sessions = record["sessions"] if "settings" in record else [record["session"]]
     session = sessions[-1]
     device, slurm, git = session["device"], session["slurm"], session["git"]
     changed = any((each["git"] or {}).get("changed") for each in sessions)
     status = record.get("status", "evaluated")
-    status = {"finished": "trained", "running": "unfinished"}.get(status, status)
-    epochs = accuracy = "-"
-    if not trained:
-        epochs = str(record["checkpoint"]["epoch"] or "-")
-        accuracy = f"{number(record['metrics'].get('accuracy'))} test"
-    elif "results" in record:
+    row["status"] = {"finished": "trained", "running": "unfinished"}.get(status, status)
+    row |= {"user": record["username"], "experiment": record["exp_name"]}
+    row |= {"time": session["started"], "dataset": record["dataset"]["name"]}
+    if "settings" in record:
+        row |= {"seed": record["settings"].get("seed"), "settings": _own_settings(record)}
+        row |= flat({"settings": record["settings"], "arguments": record["model"]["arguments"]})
+    else:
+        row["best_epoch"] = record["checkpoint"]["epoch"] or None
+        row["accuracy"] = f"{number(record['metrics'].get('accuracy'))} test"
+    if "results" in record:
         best, last = record["results"]["best"], record["results"]["last"]
-        epochs = f"{best['epoch']} of {last['epoch']}"
-        accuracy = f"{best['validation_accuracy']:.4f} validation"
+        row["best_epoch"] = f"{best['epoch']} of {last['epoch']}"
+        row["accuracy"] = f"{best['validation_accuracy']:.4f} validation"
+        row["validation_loss"] = best["validation_loss"]
     ranks = len(device.get("ranks", [None]))
     name = device["name"] if device["type"] == "cuda" else "CPU"
-    devices = f"{ranks} x {name}" if ranks > 1 else name
-    job = slurm.get("SLURM_JOB_ID", "-")
+    row["device"] = f"{ranks} x {name}" if ranks > 1 else name
+    row["job"] = slurm.get("SLURM_JOB_ID")
     if "SLURM_ARRAY_JOB_ID" in slurm:
-        job = f"{slurm['SLURM_ARRAY_JOB_ID']}_{slurm.get('SLURM_ARRAY_TASK_ID')}"
-    commit = f"{git['commit'][:7]}{'*' * changed}" if git else "-"
-    run = [session["started"], record["username"], record["exp_name"], status]
-    return [*run, record["dataset"]["name"], epochs, accuracy, devices, job, commit]
+        row["job"] = f"{slurm['SLURM_ARRAY_JOB_ID']}_{slurm.get('SLURM_ARRAY_TASK_ID')}"
+    row["commit"] = f"{git['commit'][:7]}{'*' * changed}" if git else None
+    return row
+
+
+def _add_settings(rows: Sequence[dict[str, Any]]) -> None:
+    """Add arguments of networks that most of a person's runs do not have; make a text of all."""
+    for username in {row["user"] for row in rows}:
+        own = [row for row in rows if row["user"] == username and row["settings"] is not None]
+        person = PEOPLE.get(username)
+        by_data = (person.input_argument, person.output_argument) if person else ()
+        for name in {name for row in own for name in row if name.startswith("arguments.")}:
+            short = name.removeprefix("arguments.")
+            usual = Counter(str(row[name]) for row in own if name in row).most_common(1)[0][0]
+            for row in own:
+                if short not in by_data and str(row.get(name, usual)) != usual:
+                    row["settings"][short] = row[name]
+        for row in own:
+            row["settings"] = shown(settings_text(row["settings"])) or None
+
+
+def _own_settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that differ from the recipe."""
+    used = run["settings"]
+    recipe = RECIPES.get(str(used.get("recipe")), {}).get(run["dataset"]["name"], Recipe())
+    usual = {**asdict(recipe), "recipe": "standard", "seed": used.get("seed")}
+    own = {name: value for name, value in used.items() if value != usual.get(name)}
+    if "augmentation" in own:
+        own["augmentation"] = flags_of(used)["augmentation"] or "another"
+    return own
 
 
 def parser() -> Parser:
     """Return the parser."""
     flags = Parser("Write the README's results and the model cards from the records.")
+    add = flags.add_argument
     only = "only list the records below these folders, newest first; default: weights reports"
-    flags.add_argument("--list", nargs="*", metavar="FOLDER", help=only)
+    add("--list", nargs="*", metavar="FOLDER", help=only)
+    by = f"sort the list by {', '.join(COLUMNS)}"
+    add("--sort", choices=COLUMNS, metavar="COLUMN", help=by)
+    add("--csv", metavar="FILE", help="also write the list as CSV, with all settings")
     return flags
 
 
 def command(args: argparse.Namespace) -> None:
     """Write what is out of date, or list the records."""
-    if args.list is None:
-        write(pages())
+    if args.list is not None:
+        list_runs(args.list or ["weights", "reports"], args.sort or "time", args.csv)
+    elif args.sort or args.csv:
+        raise UsageError("--sort and --csv are for the list of runs; give --list, too")
     else:
-        list_runs(args.list or ["weights", "reports"])
+        write(pages())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

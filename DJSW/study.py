@@ -329,14 +329,22 @@ def unfinished(sweep: Sweep, study: "Study") -> int:
     return max(len(trials), sweep.trials if sweep.search else 0) - finished
 
 
+def result_of(trial: Any) -> float:
+    """Return the mean validation loss; infinity if not all runs finished.
+
+    Optuna gives a pruned trial the value of the last epoch that it reported.
+    """
+    return float(trial.value) if trial.state.name == "COMPLETE" else math.inf
+
+
 def remove_files(sweep: Sweep, study: "Study") -> None:
     """Remove what of a search is not kept: all but records, histories and the best checkpoints."""
     if not sweep.search:
         return
     finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    values = [trial.value for trial in finished if trial.value is not None]
+    best = min(map(result_of, finished), default=math.inf)
     for trial in finished:
-        is_best = bool(values) and trial.value == min(values)
+        is_best = result_of(trial) == best < math.inf
         for name, *_ in plan_of(sweep, trial)[1]:
             files = RunFiles(sweep.run_folder, name)
             kept = {files.record, files.history, *[files.best_checkpoint] * is_best}
@@ -353,10 +361,8 @@ def _progress(sweep: Sweep, study: "Study", number: int) -> str:
     changed, runs = plan_of(sweep, trial)
     outcomes = [t.user_attrs["outcome"]["seconds"] for t in trials if t.state.is_finished()]
     seconds = left * sum(outcomes) / len(outcomes) / min(sweep.jobs, max(left, 1))
-    result = trial.user_attrs["outcome"]["reason"]
-    if trial.value is not None:
-        result = f"validation loss {trial.value:.4f}"
-    best = min((t.value for t in trials if t.value is not None), default=math.nan)
+    value, best = result_of(trial), min(map(result_of, trials))
+    result = trial.user_attrs["outcome"]["reason"] or f"validation loss {value:.4f}"
     what = "; ".join(filter(None, [runs[0][0], settings_text(changed), result]))
     left_text = f"left {timedelta(seconds=round(seconds))}" if left else "complete"
     return f"{total - left:>{len(str(total))}}/{total}  {what}  (best {best:.4f}, {left_text})"

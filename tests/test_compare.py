@@ -316,6 +316,73 @@ def test_everyone_on_everything(call, monkeypatch):
     assert page in out
 
 
+def test_runs_are_ranked_by_validation_without_the_test_set(call, processed):
+    for entry in DATASETS.values():
+        (processed / entry.test_file).unlink()
+    for seed in (1, 2):
+        train(call, f"s_{seed}", "--seed", seed)
+    best = train(call, "slow", "--lr=1e-5")
+    for fold in ("1/5", "2/5"):
+        train(call, f"f_{fold[0]}", "--fold", fold)
+    train(call, "other", username="dennis")
+    runs = {path.name[:-9]: json.loads(path.read_text()) for path in call.out.glob("*_run.json")}
+    pruned = call.out / "pruned_run.json"
+    pruned.write_text((call.out / "slow_run.json").read_text())
+    changed(pruned, lambda record: record.update(status="pruned", exp_name="pruned"))
+    arguments = ("--validation", call.out, best, "--output_dir", call.out, "--exp_name=v")
+    assert call(compare.main, *arguments, "--check")[0] == 0
+    assert not list(call.out.glob("v_*"))
+    status, out, err = call(compare.main, *arguments)
+    assert (status, err) == (0, "")
+    page = (call.out / "v_comparison.md").read_text()
+    assert page in out and "The test set was not read" in " ".join(page.split())
+    assert "Left out, since they are not finished: pruned (pruned)." in page
+    titles = [title.rpartition(", ")[0] for title in sections(page)]
+    assert sorted(titles) == [
+        "mnist_0_3 (12 validation images",
+        "mnist_4_9 (12 validation images",
+        "mnist_4_9 (24 validation images, fold 1/5",
+        "mnist_4_9 (24 validation images, fold 2/5",
+    ]
+    with (call.out / "v_comparison.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert sorted(rows) == ["f_1", "f_2", "other", "s (2 seeds)", "slow"]
+    assert page.index("| s (2 seeds)") < page.index("| slow ")
+    for name, seeds in (("s (2 seeds)", ["s_1", "s_2"]), ("slow", ["slow"])):
+        for metric in ("validation_loss", "validation_accuracy"):
+            values = [runs[seed]["results"]["best"][metric] for seed in seeds]
+            assert float(rows[name][metric]) == pytest.approx(statistics.fmean(values))
+            error = statistics.stdev(values) / 2**0.5 if len(values) > 1 else None
+            assert float(rows[name][f"{metric}_se"] or "nan") == pytest.approx(
+                error if error is not None else float("nan"), nan_ok=True
+            )
+    accuracy = runs["slow"]["results"]["best"]["validation_accuracy"]
+    ends = intervals.wilson(round(12 * accuracy), 12)
+    found = [float(rows["slow"][f"validation_accuracy_{end}"]) for end in ("low", "high")]
+    assert found == list(ends) and 12 * accuracy == pytest.approx(round(12 * accuracy))
+    record = json.loads((call.out / "v_comparison.json").read_text())
+    assert len(record["runs"]) == 6 and len(record["ranking"]) == 5
+    status, _, err = call(compare.main, *arguments)
+    assert status == 2 and "'v' was compared before" in err
+    for entry in DATASETS.values():  # other images: of how many is not known
+        write_h5(processed / entry.train_file, *digit_images(entry.digits, entry.image_size, 90, 7))
+    status, out, _ = call(compare.main, *arguments[:-1], "--exp_name=w")
+    assert status == 0 and "mnist_0_3 (unknown validation images" in out
+    for given, sentence in (
+        ((pruned,), "none of the runs is finished: pruned (pruned)"),
+        ((call.out / "s_1_history.csv",), "give its …_run.json"),
+        ((call.out / "s_1_checkpoint_epoch_8.pt",), "give its …_run.json"),
+        ((processed,), "holds no run; give a folder with some …_run.json"),
+        ((best, "--dataset=mnist_4_9"), "without --everyone and --dataset"),
+        ((), "nothing to compare"),
+    ):
+        status, out, err = call(compare.main, "--validation", *given, "--output_dir", call.out)
+        assert status == 2 and sentence in err and err.count("\n") == 1, err
+    best.write_bytes((call.out / "s_1_checkpoint_best.pt").read_bytes())
+    status, _, err = call(compare.main, *arguments[:-1], "--exp_name=x")
+    assert status == 2 and "slow_checkpoint_best.pt is not of the run of" in err
+
+
 def sections(page):
     return [line[3:] for line in page.splitlines() if line.startswith("## ")]
 

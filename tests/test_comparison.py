@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from utils.records.evaluation import Evaluation, metric_values
-from utils.report.comparison_page import comparison_csv, comparison_page
+from utils.report.comparison_page import comparison_csv, comparison_page, validation_page
 from utils.statistics import comparison, intervals
-from utils.statistics.comparison import mean_and_deviation, rank_by_test_set
+from utils.statistics.comparison import (
+    mean_and_deviation,
+    rank_by_test_set,
+    rank_by_validation,
+)
 
 LABELS = np.resize([0, 1], 40)
 METRICS = ("balanced_accuracy", "f1", "cross_entropy", "brier", "expected_calibration_error")
@@ -133,6 +137,49 @@ def test_seeds_have_mean_deviation_and_an_interval():
     assert [row[f"accuracy_{end}"] for end in ("low", "high")] == list(map(str, entry.interval))
     assert (row["runs"], row["f1_low"], row["r2"], single["accuracy_sd"]) == ("2", "", "", "")
     assert set(metric_values(entry.record)) < set(row)
+
+
+def run(name, loss, *, seed=1, accuracy=0.5, lr=0.1, images="i", fold=None):
+    return {
+        "exp_name": name,
+        "username": "ann",
+        "model": {"name": "M", "arguments": {"width": 2}},
+        "dataset": {"name": "d", "file": f"{name}.h5", "images_sha256": images},
+        "settings": {"lr": lr, "seed": seed} | ({"fold": fold} if fold else {"patience": None}),
+        "starting_weights": None,
+        "results": {"best": {"epoch": 3, "validation_loss": loss, "validation_accuracy": accuracy}},
+    }
+
+
+def test_runs_are_ranked_by_validation():
+    runs: Any = [
+        run("a_1", 0.4, accuracy=0.9),
+        run("a_2", 0.2, seed=2, accuracy=0.7),
+        run("copy", 0.4, accuracy=0.9),  # of a_1
+        run("b", 0.1, lr=0.2),
+        run("c", 0.5, images="other"),
+        run("d", 0.6, fold="1/5"),
+    ]
+    del runs[1]["settings"]["patience"]  # as in earlier records
+    asked = []
+    rows = rank_by_validation(runs, lambda *images: asked.append(images) or 40)
+    assert {("d", "i", ""), ("d", "other", ""), ("d", "i", "1/5")} == set(asked)
+    sets = [row["validation_set"] for row in rows]
+    assert len(set(sets)) == 3 and sets == sorted(sets)
+    group = [row for row in rows if row["validation_set"] == "d (40 validation images, i)"]
+    assert [row["name"] for row in group] == ["b", "a (2 seeds)", "copy"]
+    assert group[1]["validation_loss"] == pytest.approx(0.3)
+    assert group[1]["validation_loss_se"] == pytest.approx(0.1)
+    ends = [group[1][f"validation_accuracy_{end}"] for end in ("low", "high")]
+    assert ends == list(intervals.wilson(32, 40))
+    assert group[0]["validation_loss_se"] is None
+    assert (group[1]["runs"], group[1]["epochs"]) == ("a_1, a_2", "3, 3")
+    page = validation_page(rows, "x", "")
+    assert "- a (2 seeds): lr 0.1; seed 1, 2; width 2\n" in page
+    assert "0.3000 ± 0.1000 | 0.8000 ± 0.1000 | " in page and "Left out" not in page
+    (row,) = rank_by_validation([runs[0]], lambda *images: None)
+    assert row["validation_accuracy_low"] is None and "(unknown validation images" in str(row)
+    assert "| -  " in validation_page([row], "x", "y (failed)")
 
 
 def test_mean_and_deviation():

@@ -63,7 +63,8 @@ def clone(tmp_path):
     with processes.serving() as python:
         for name, text in {
             "pip": '[ "$*" = "install uv" ]',
-            "uv": '[ "$1" = run ] && shift\ncase $1 in --group | --extra) shift 2 ;; esac\ncase $1 in\n'
+            "uv": '[ "$1" = run ] && shift\ncase $1 in --group | --extra) shift 2 ;; esac\n'
+            "case $1 in\n"
             f'*.py) exec {shlex.join(python)} "$@" ;;\n'
             f'*) exec {shlex.quote(str(scripts))}/"$@" ;;\nesac',
         }.items():

@@ -1,5 +1,6 @@
 """The README's results and the model cards, from records of tiny runs."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -8,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, write_datasets
+from conftest import ROOT, exit_status, write_datasets
 from records import changed
 
 from DJSW import main as djsw
@@ -209,6 +210,26 @@ def test_evaluations_and_checkpoints_of_other_weights_are_not_published(publishe
     refused("wmlp_tuned_2_run.json is not a valid record of a run: it was changed")
 
 
+def test_evaluations_on_other_test_sets_are_not_published(published, capsys):
+    """Their mean over the seeds would be of different images."""
+    path = published / "reports" / "tuned" / "wmlp_tuned_2_metrics.json"
+    before = path.read_text()
+    for name, value, found in (
+        ("name", "mnist_0_3", "is mnist_0_3, expected usps_0_6 "),
+        ("images_sha256", "0" * 64, "0" * 64),  # which of the two is right is not known
+        ("labels_sha256", "0" * 64, "0" * 64),
+        ("source", None, "is None, expected "),
+    ):
+        changed(path, lambda record, new={name: value}: record["dataset"].update(new))
+        assert results.main([]) == 2
+        err = capsys.readouterr().err
+        assert "cannot be published: dataset." in err and len(err.splitlines()) == 1
+        assert f"dataset.{name} of its test set is " in err and found in err
+        path.write_text(before)
+    changed(path, lambda record: record["dataset"].pop("source"))  # as earlier records
+    assert results.main([]) == 0
+
+
 def test_cards_name_only_files_that_exist(published):
     (tuned,) = [each for each in results.results()["waly"] if each.recipe == "tuned"]
     (published / "reports" / "tuned" / f"{tuned.name}_report.md").unlink()
@@ -300,6 +321,59 @@ def test_runs_are_listed_newest_first(ran, capsys):
     assert lines[-1].startswith("* with changes")
     assert err.startswith(f"no record: {ran / 'broken_run.json'} is not a valid record of a run: ")
     assert err.count("\n") == 1
+
+
+def test_list_has_settings_seed_and_loss_and_is_sorted(ran, capsys):
+    first = json.loads((ran / "first_run.json").read_text())
+    augmentation = {"rotation": 1.0, "scale": 0.0}
+    for name, loss, status, settings, arguments in (
+        ("a_10", 0.5, "finished", {"lr": 0.003, "seed": 10}, {"hidden_dim": 200}),
+        ("a_9", 0.25, "pruned", {"num_epochs": 100, "seed": 9, "fold": "1/5"}, {}),
+        ("a_2", 10.0, "failed", {"augmentation": augmentation, "\x1b[2J": "\ud800"}, {}),
+    ):
+        record = json.loads(json.dumps(first)) | {"exp_name": name, "status": status}
+        record["settings"] |= settings
+        record["model"]["arguments"] |= arguments
+        record["results"]["best"]["validation_loss"] = loss
+        record["sha256"] = content_sha256(record)
+        (ran / f"{name}_run.json").write_text(json.dumps(record))
+    table = ran / "list.csv"
+
+    def listed(*flags):
+        capsys.readouterr()
+        assert results.main(["--list", str(ran), *flags]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return {line.split()[3]: line for line in out.splitlines() if line.startswith("20")}, out
+
+    lines, out = listed("--sort", "validation_loss", "--csv", str(table))
+    assert out.startswith("time (UTC)        user  experiment  status") and "\x1b" not in out
+    losses = [first["results"]["best"]["validation_loss"], 0.25, 0.5, 10.0]
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [float(row["validation_loss"]) for row in rows[:4]] == sorted(losses)
+    assert rows[4]["status"] == "evaluated" and rows[4]["validation_loss"] == ""
+    assert "0.5000     10    num_epochs 3, lr 0.003, hidden_dim 200 " in lines["a_10"]
+    assert "  pruned  " in lines["a_9"] and "0.2500     9     fold 1/5 " in lines["a_9"]
+    assert "  failed  " in lines["a_2"] and "augmentation another" in lines["a_2"]
+    by_name = {row["experiment"]: row for row in rows}
+    assert by_name["a_10"]["settings.lr"] == "0.003"
+    assert by_name["a_10"]["settings.batch_size"] == "64"
+    assert by_name["a_10"]["arguments.hidden_dim"] == "200"
+    assert by_name["a_2"]["settings.augmentation.rotation"] == "1.0"
+    for column, expected in (
+        ("experiment", ["a_2", "a_9", "a_10", "first"]),
+        ("seed", ["first", "a_9", "a_10"]),
+    ):
+        order = list(listed("--sort", column)[0])
+        assert [name for name in order if name in expected] == expected
+    for flags, sentence in (
+        (["--list", str(ran), "--sort", "los"], "argument --sort: invalid choice: 'los'"),
+        (["--sort", "seed"], "--sort and --csv are for the list of runs; give --list"),
+        (["--list", str(ran), "--csv", str(ran / "none" / "x.csv")], "--csv"),
+    ):
+        assert exit_status(results.main, *flags) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
 
 
 def test_no_runs_yet(tmp_path, capsys):

@@ -104,12 +104,19 @@ def test_search_prunes_and_keeps_the_best_checkpoints(run, monkeypatch):
     monkeypatch.setitem(sweep.SEARCHES, "recipe", ranges)
     command = ("--exp_name", "s", "--search", "recipe", "--folds", 2, "--num_epochs", 10)
     status, out, _ = run(*command, "--trials", 30)
-    assert status == 0 and "30/30" in out
+    assert status == 0 and "30/30" in out and "; pruned after epoch" in out
     with (run.out / "s_sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     by_status = {s: [row for row in rows if row["status"] == s] for s in ("finished", "pruned")}
     assert len(by_status["finished"]) + len(by_status["pruned"]) == len(rows) == 60
     assert by_status["pruned"], "with learning rates this far apart some are hopeless"
+    lines = [line for line in out.splitlines() if "/30  s_" in line]
+    losses = [
+        float(line.split("validation loss ")[1].split()[0])
+        for line in lines
+        if "validation loss" in line
+    ]
+    assert f"(best {min(losses):.4f}, complete)" in lines[-1]
     folder = run.out / "s_trials"
     name = by_status["pruned"][0]["name"]
     record = json.loads((folder / f"{name}_run.json").read_text())

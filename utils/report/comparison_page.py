@@ -1,12 +1,18 @@
 """The report of a comparison: a Markdown page, a CSV table and the bars of the chart."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import comb
+from typing import Any
 
 from utils.records.evaluation import metric_values
-from utils.report.tables import describe_settings, interval, markdown, title, with_deviation
+from utils.report.tables import (
+    csv_text,
+    describe_settings,
+    interval,
+    markdown,
+    title,
+    with_deviation,
+)
 from utils.statistics.comparison import Difference, Entry, TestSet
 
 #: Metrics of the page's rankings, after the accuracy; the CSV has all of them.
@@ -38,11 +44,33 @@ def comparison_csv(test_sets: Sequence[TestSet]) -> str:
 
     Entries of several runs have an interval of the accuracy only.
     """
-    rows = [_csv_row(test_set, *ranked) for test_set in test_sets for ranked in test_set.ranking]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([rows[0], *(row.values() for row in rows)])
-    return text.getvalue()
+    return csv_text([_csv_row(each, *ranked) for each in test_sets for ranked in each.ranking])
+
+
+def validation_page(rows: Sequence[Mapping[str, Any]], exp_name: str, left_out: str) -> str:
+    """Return the page of :func:`.rank_by_validation`: a table for each set of images."""
+    parts = [f"# {exp_name}", "Ranked by the validation loss of the kept epoch, the lowest first."]
+    header = ("", "run", "network", "validation loss", "accuracy", "95 % interval")
+    for name in dict.fromkeys(row["validation_set"] for row in rows):
+        cells: list[tuple[str, ...]] = []
+        settings = []
+        for row in (row for row in rows if row["validation_set"] == name):
+            loss, accuracy = (
+                with_deviation(row[f"validation_{key}"], row[f"validation_{key}_se"])
+                for key in ("loss", "accuracy")
+            )
+            ends = interval([row[f"validation_accuracy_{end}"] for end in ("low", "high")])
+            rank = str(len(cells) + 1)
+            cells.append((rank, row["name"], row["network"], loss, accuracy, ends))
+            settings.append(f"- {row['name']}: {describe_settings(row['settings'])}")
+        parts += [f"## {name}", markdown(header, cells), "Trained with", "\n".join(settings)]
+    parts.append(
+        "Several seeds: mean ± standard error. Interval: Wilson's, over images and not seeds. The "
+        "test set was not read."
+    )
+    if left_out:
+        parts.append(f"Left out, since they are not finished: {left_out}.")
+    return "\n\n".join(parts) + "\n"
 
 
 def _overview(test_sets: Sequence[TestSet]) -> list[str]:

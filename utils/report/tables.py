@@ -1,8 +1,11 @@
 """Aligned tables as plain text and Markdown, and the text of their cells."""
 
+import csv
+import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from utils.errors import escaped
 from utils.records.evaluation import EvaluationRecord
 from utils.records.provenance import flat
 
@@ -38,6 +41,16 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     # The empty outer columns give each line its outer bars.
     cells = [("", *line, "") for line in (lines[0], rule, *lines[1:])]
     return "\n".join(line.lstrip() for line in align(cells, gap=" | "))
+
+
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as CSV, with a column for each name in any of them; ``None`` is empty."""
+    text = io.StringIO(newline="")
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="backslashreplace").decode()  # surrogates
 
 
 #: Names of metrics in text, where replacing the underscores is not enough.
@@ -94,8 +107,9 @@ def confused_pairs(record: EvaluationRecord) -> list[tuple[int, int, int]]:
 
 def describe_settings(settings: Mapping[str, object]) -> str:
     """Return a run's settings in one line, without those that are off."""
-    return "; ".join(
+    used = (
         f"{name.split('.')[-1]} {value}"
         for name, value in flat(settings)
         if value is not None and not (isinstance(value, float) and value == 0)
     )
+    return escaped("; ".join(used))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import statistics
 from collections import Counter
@@ -9,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import combinations, islice
+from typing import Any
 
 import numpy as np
 
 from utils.records.evaluation import Evaluation, EvaluationRecord, metric_values
 from utils.records.files import relative_to_root
-from utils.records.run import modernize_settings
+from utils.records.run import Run, modernize_settings
+from utils.records.typed import shown
 from utils.statistics import intervals
 from utils.statistics.intervals import Interval
 
@@ -144,6 +147,54 @@ def rank_by_test_set(evaluations: Sequence[Evaluation]) -> list[TestSet]:
         TestSet(tuple(sorted(_entries(members), key=lambda entry: -entry.accuracy)))
         for members in _group(evaluations, lambda evaluation: evaluation.test_set)
     ]
+
+
+def rank_by_validation(
+    runs: Sequence[Run], count: Callable[[str, str, str], int | None]
+) -> list[dict[str, Any]]:
+    """Return a row for each run, or for those that differ only in name and seed: plain values.
+
+    Those with the same validation images follow each other, the lowest mean loss first.
+
+    :param count: returns the number of validation images, ``None`` if it is unknown, of a dataset,
+        the hash of its images and a fold, which may be empty.
+    """
+    groups: dict[tuple[str, str, str, str], list[Run]] = {}
+    for run in runs:
+        settings = {name: value for name, value in run["settings"].items() if value is not None}
+        seed, fold = settings.pop("seed", None), str(settings.get("fold", ""))
+        same = [run["username"], run["model"], run["starting_weights"], settings]
+        data = run["dataset"]
+        key = data["name"], data["images_sha256"], fold, json.dumps(same, sort_keys=True)
+        while any(seed == other["settings"].get("seed") for other in groups.get(key, [])):
+            key = (*key[:3], key[3] + " again")  # no seed counts twice in a mean
+        groups.setdefault(key, []).append(run)
+    rows = [_validation_row(group, count(*key[:3])) for key, group in groups.items()]
+    return sorted(rows, key=lambda row: (row["validation_set"], row["validation_loss"]))
+
+
+def _validation_row(runs: Sequence[Any], images: int | None) -> dict[str, Any]:
+    """Return mean and standard error over the runs, and the interval over the images alone."""
+    data, settings, model = (runs[0][name] for name in ("dataset", "settings", "model"))
+    fold = f", fold {settings['fold']}" if settings.get("fold") else ""
+    number = f"{images or 'unknown'} validation images{fold}, {data['images_sha256'][:8]}"
+    name = re.sub(r"[_.-]*[0-9]+$", "", runs[0]["exp_name"]) + f" ({len(runs)} seeds)"
+    row: dict[str, Any] = {
+        "validation_set": shown(f"{data['name']} ({number})"),
+        "name": name if len(runs) > 1 else runs[0]["exp_name"],
+        "network": shown(f"{model['name']} ({runs[0]['username']})"),
+        "runs": ", ".join(run["exp_name"] for run in runs),
+        "epochs": ", ".join(str(run["results"]["best"]["epoch"]) for run in runs),
+    }
+    for metric in ("validation_loss", "validation_accuracy"):
+        values = [run["results"]["best"][metric] for run in runs]
+        row[metric], deviation = mean_and_deviation(values)
+        row[f"{metric}_se"] = None if deviation is None else deviation / math.sqrt(len(runs))
+    correct, ends = round(row["validation_accuracy"] * (images or 0)), (None, None)
+    low, high = intervals.wilson(correct, images) if images else ends
+    row |= {"validation_accuracy_low": low, "validation_accuracy_high": high}
+    seeds = ", ".join(str(run["settings"].get("seed")) for run in runs)
+    return row | {"settings": {**settings, "seed": seeds, **model["arguments"]}}
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, float | None]:
