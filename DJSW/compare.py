@@ -17,9 +17,13 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import io
+import multiprocessing
+import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from functools import cache
 from itertools import product
@@ -28,14 +32,15 @@ from typing import Any
 from DJSW import recipes
 from DJSW.arguments import EvaluateArguments, TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE, open_split
-from utils.cli import Parser, fold, output_flags, run_command
-from utils.distributed.environment import require_single_process
+from utils.cli import Parser, fold, output_flags, positive_int, run_command, seed_list
+from utils.distributed.environment import cores, require_single_process
 from utils.errors import MissingData, UsageError
 from utils.records import files
 from utils.records.evaluation import read_evaluation
 from utils.records.files import ROOT, sha256_of
 from utils.records.provenance import code_provenance, flat, write_json
 from utils.records.run import read_run, require_same_run
+from utils.records.run_files import RunFiles
 from utils.records.typed import shown
 from utils.report.comparison_page import comparison_csv, comparison_page, validation_page
 from utils.report.tables import csv_text
@@ -51,6 +56,9 @@ def parser() -> Parser:
     add("--dataset", choices=DATASETS, help="test set for the checkpoints; default: their own")
     every = "every network on every dataset: loads, or trains, weights/NETWORK/network_EXP_NAME…"
     add("--everyone", action="store_true", help=every)
+    add("--seeds", type=seed_list, help="of --everyone, such as 1-5; default 42")
+    jobs = "runs of --everyone at the same time; default: the cores that this process may use"
+    add("--jobs", type=positive_int, default=cores(), help=jobs)
     runs = "rank runs by validation: each EVALUATION is a …_run.json, a best checkpoint or a folder"
     add("--validation", action="store_true", help=runs)
     output_flags(flags, "comparison")
@@ -77,7 +85,7 @@ def command(args: argparse.Namespace) -> None:
         compare_runs(args.evaluations, record_file, taken, check=args.check)
         return
     missing: dict[str, str] = {}
-    paths = everyone(exp_name, folder, missing, check=args.check) if args.everyone else []
+    paths = everyone(args, exp_name, folder, missing) if args.everyone else []
     for found in [resolve(given, folder, args.dataset) for given in args.evaluations]:
         paths += found if isinstance(found, list) else evaluated(found, missing, check=args.check)
     paths = list(dict.fromkeys(paths))
@@ -198,36 +206,72 @@ def resolve(
     )
 
 
-def everyone(exp_name: str, folder: Path, missing: dict[str, str], *, check: bool) -> list[Path]:
-    """Return the metrics files of every network on every dataset.
+def everyone(
+    args: argparse.Namespace, exp_name: str, folder: Path, missing: dict[str, str]
+) -> list[Path]:
+    """Return the metrics files of every network on every dataset, with each of the seeds.
 
     What ``weights/`` and ``folder`` lack is trained and evaluated; a stopped run is resumed.
     Networks on their owner's digits are named ``smlp_EXP_NAME``, on others
-    ``smlp_EXP_NAME_DATASET``.
+    ``smlp_EXP_NAME_DATASET``, and with ``--seeds`` the seed follows.
 
     :raises UsageError: there is a run of that name with other settings.
     """
-    paths = []
+    runs = []
     for username, dataset in product(PEOPLE, DATASETS):
         if not (_has_data(dataset, missing, train=True) and _has_data(dataset, missing)):
             continue
         person = PEOPLE[username]
         name = f"{person.model_name.lower()}_{exp_name}"
         name += f"_{dataset}" * (dataset != person.dataset)
-        weights = ROOT / "weights" / person.model_name
-        best = weights / f"{name}_checkpoint_best.pt"
-        same: dict[str, Any] = {"username": username, "exp_name": name, "dataset": dataset}
-        run = TrainArguments(**same, output_dir=weights, resume=True)
-        if not (best.exists() and is_trained(weights / f"{name}_run.json", run)):
-            from DJSW.train import prepare_training, train_model
-
-            weights.mkdir(parents=True, exist_ok=True)
-            prepare_training(run) if check else train_model(run)
-            print(flush=True)
+        same: dict[str, Any] = {"username": username, "dataset": dataset, "resume": True}
+        same["output_dir"] = ROOT / "weights" / person.model_name
+        if args.seeds is None:
+            runs.append(TrainArguments(**same, exp_name=name))
+        for seed in args.seeds or ():
+            runs.append(TrainArguments(**same, exp_name=f"{name}_{seed}", seed=seed))
+    train_missing(runs, args.jobs, check=args.check)
+    paths = []
+    for run in runs:
+        best = Path(run.output_dir) / f"{run.exp_name}_checkpoint_best.pt"
         if best.exists():  # a check trains nothing
+            same = {name: getattr(run, name) for name in ("username", "exp_name", "dataset")}
             evaluation = EvaluateArguments(**same, output_dir=folder, load_checkpoint=best)
-            paths += evaluated(evaluation, missing, check=check)
+            paths += evaluated(evaluation, missing, check=args.check)
     return paths
+
+
+def train_missing(runs: Sequence[TrainArguments], jobs: int, *, check: bool) -> None:
+    """Train the runs that are not finished, ``jobs`` at the same time."""
+    wanted = []
+    for run in runs:
+        files = RunFiles(Path(run.output_dir), run.exp_name)
+        if not (files.best_checkpoint.exists() and is_trained(files.record, run)):
+            files.folder.mkdir(parents=True, exist_ok=True)
+            wanted.append(run)
+    if check:
+        from DJSW.train import prepare_training
+
+        for run in wanted:
+            prepare_training(run)
+    elif jobs == 1 or len(wanted) < 2:
+        for run in wanted:
+            print(_train(run), flush=True)
+    else:
+        os.environ["TQDM_DISABLE"] = "1"  # bars of several processes on one line
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(jobs, len(wanted)), context) as pool:
+            for text in pool.map(_train, wanted):
+                print(text, flush=True)
+
+
+def _train(run: TrainArguments) -> str:
+    """Train; return what it printed."""
+    from DJSW.train import train_model
+
+    with redirect_stdout(io.StringIO()) as text:
+        train_model(run)
+    return text.getvalue()
 
 
 def is_trained(record_file: Path, args: TrainArguments) -> bool:
@@ -309,6 +353,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("--dataset is for checkpoints, and none is given")
     if args.validation and (args.everyone or args.dataset):
         flags.error("--validation is for runs that are there, without --everyone and --dataset")
+    if args.seeds and not args.everyone:
+        flags.error("--seeds is for --everyone")
     if args.everyone and args.exp_name is None:
         flags.error("--everyone needs --exp_name, which its runs are named after")
     return run_command(command, args)

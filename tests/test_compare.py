@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import Call, digit_images, exit_status, write_h5
+from conftest import Call, digit_images, exit_status, write_datasets, write_h5
 from records import changed
 
 from DJSW import compare
@@ -262,10 +262,18 @@ def test_many_are_compared_with_the_best(call, monkeypatch):
 def test_everyone_on_everything(call, monkeypatch):
     for dataset in DATASETS:
         monkeypatch.setitem(RECIPES["standard"], dataset, Recipe(num_epochs=1))
-    check = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out, "--check")
+    check = call(
+        compare.main,
+        "--everyone",
+        "--jobs=1",
+        "--exp_name=std",
+        "--output_dir",
+        call.out,
+        "--check",
+    )
     assert check[0] == 0 and check[1].endswith("checked     this command would run\n")
     assert not list(call.out.iterdir())
-    page, table, record = compared(call, "--everyone", name="std")
+    page, table, record = compared(call, "--everyone", "--jobs=1", name="std")
     assert len(table) == len(PEOPLE) * len(DATASETS) == len(record["evaluations"])
     lines = page.splitlines()
     matrix = [line for line in lines[: lines.index("## " + sections(page)[0])] if line[:1] == "|"]
@@ -288,7 +296,13 @@ def test_everyone_on_everything(call, monkeypatch):
     )
     record_file = call.out.parent / "weights" / "WMLP" / "wmlp_std_run.json"
     text = record_file.read_text()
-    again = ("--everyone", "--exp_name=std", "--output_dir", call.out.parent / "weights")
+    again = (
+        "--everyone",
+        "--jobs=1",
+        "--exp_name=std",
+        "--output_dir",
+        call.out.parent / "weights",
+    )
     changed(record_file, lambda record: record["settings"].update(lr=0.01))
     for damaged, sentence in (
         (record_file.read_text(), "with lr 0.01, here it is 0.001"),
@@ -308,12 +322,36 @@ def test_everyone_on_everything(call, monkeypatch):
     best.write_bytes(own)
     weights = call.out.parent / "weights" / "SMLP" / "smlp_std_checkpoint_best.pt"
     before = weights.stat().st_mtime_ns
-    status, out, _ = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out)
+    status, out, _ = call(
+        compare.main, "--everyone", "--jobs=1", "--exp_name=std", "--output_dir", call.out
+    )
     assert status == 2  # the comparison exists already
     (call.out / "std_comparison.json").unlink()
-    status, out, _ = call(compare.main, "--everyone", "--exp_name=std", "--output_dir", call.out)
+    status, out, _ = call(
+        compare.main, "--everyone", "--jobs=1", "--exp_name=std", "--output_dir", call.out
+    )
     assert status == 0 and "trains" not in out and weights.stat().st_mtime_ns == before
     assert page in out
+
+
+def test_everyone_with_seeds_on_all_cores(checkout, run_script):
+    write_datasets(checkout / "data" / "processed")
+    flags = (
+        "--everyone",
+        "--exp_name=x",
+        "--seeds=1,2",
+        "--jobs=2",
+        "--output_dir=reports/scratch",
+    )
+    ran = run_script(checkout / "DJSW" / "compare.py", *flags, cwd=checkout, fresh=True)
+    assert ran.returncode == 0, ran.stderr
+    record = json.loads((checkout / "reports" / "scratch" / "x_comparison.json").read_text())
+    assert len(record["evaluations"]) == 2 * len(PEOPLE) * len(DATASETS)
+    assert ran.stdout.count(" trains ") == 2 * len(PEOPLE) * len(DATASETS)
+    for seed in (1, 2):
+        run = json.loads((checkout / "weights" / "WMLP" / f"wmlp_x_{seed}_run.json").read_text())
+        assert run["settings"]["seed"] == seed and run["status"] == "finished"
+    assert "(2 seeds)" in ran.stdout
 
 
 def test_runs_are_ranked_by_validation_without_the_test_set(call, processed):
@@ -425,6 +463,7 @@ def test_usage_errors_are_one_sentence(call, tmp_path, monkeypatch):
     for arguments, sentence in (
         ((), "nothing to compare"),
         (("--everyone",), "--everyone needs --exp_name"),
+        (("--seeds=1-2", "x"), "--seeds is for --everyone"),
         ((tmp_path / "empty",), "empty holds no evaluation; give a folder with some"),
         ((tmp_path / "none.json",), "is no existing file or folder"),
         ((tmp_path / "text.json",), "is not a valid metrics file of an evaluation"),
