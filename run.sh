@@ -3,9 +3,11 @@
 #
 #   bash run.sh --check --username sigurd --exp_name smlp --output_dir reports/scratch --train
 #   sbatch run.sh --username sigurd --exp_name smlp --output_dir reports/scratch --train
-#   sbatch --array=0-9 run.sh …            ten seeds; the task number is added to seed and name
+#   sbatch --array=0-9 run.sh …            ten seeds; the task number is added to seed and name, and
+#                                          replaces %a in the flags
 #   sbatch --partition=standard-g --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 run.sh …
 #   sbatch run.sh DJSW/reproduce.py …      another command than DJSW/main.py
+#   sbatch --array=0-31 run.sh DJSW/sweep.py …   32 workers of one sweep, all with the same flags
 #
 # Environment variables: SBATCH_ACCOUNT; DJSW_CONTAINER, an image, or "none" for the project's own
 # environment; DJSW_MAX_RESTARTS, how often a job at its time limit is requeued (20).
@@ -98,12 +100,25 @@ if [[ $cluster == lumi && -z $account ]]; then
     fail "no account, and LUMI bills every job to one: export SBATCH_ACCOUNT=project_…, or sbatch --account=project_… run.sh$typed"
 fi
 
-if [[ -f $container ]]; then
+mounted=1
+if [[ $container != none ]]; then
+    # The mount of the images can stall instead of failing.
+    timeout 120 test -f "$container" 2>/dev/null
+    mounted=$?
+fi
+if [[ $mounted == 124 ]]; then
+    fail "no answer for $container within 120 s: its file system stalls; try again later, or copy the image and export DJSW_CONTAINER=…"
+elif [[ $mounted == 0 ]]; then
     # The bindings make /scratch, /project and /flash visible in the container.
     if type -t module >/dev/null; then
+        bindings=lumi-aif-singularity-bindings
         module purge
-        module use /appl/local/laifs/modules
-        module load lumi-aif-singularity-bindings || fail "the module lumi-aif-singularity-bindings does not load"
+        if ! module load Local-LAIF $bindings 2>/dev/null; then
+            module use /appl/local/laifs/modules
+            reason=
+            [[ $PATH == */appl/local/csc/soft/ai* ]] && reason=": PATH has /appl/local/csc/soft/ai (remove it and log in again)"
+            module load $bindings || fail "the module $bindings does not load$reason"
+        fi
     fi
     command -v singularity >/dev/null || fail "no singularity to run $container with; set DJSW_CONTAINER=none for the project's own environment"
     python=(singularity run "$container" python) # exec would skip the image's start-up script
@@ -148,6 +163,7 @@ gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
 [[ $gpus -gt $ranks ]] && fail "$gpus GPUs and $ranks ranks: each rank uses one, and LUMI bills all; give as many --ntasks-per-node as --gpus-per-node"
 
 if [[ $script == DJSW/main.py && ${SLURM_ARRAY_TASK_ID:-} ]]; then
+    flags=("${flags[@]//%a/$SLURM_ARRAY_TASK_ID}")
     flags+=(--array_task "$SLURM_ARRAY_TASK_ID")
 fi
 # A restart resumes what this job started; otherwise a name that is taken is an error.
@@ -175,8 +191,9 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR
 # RCCL connects over Slingshot (as in the LUMI AI guide's multi-node examples).
 [[ -e /sys/class/net/hsn0 ]] && export NCCL_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
-# Several nodes occasionally hang with libfabric's default memory monitor.
-[[ $SLURM_JOB_NUM_NODES -gt 1 ]] && export FI_MR_CACHE_MONITOR=userfaultfd
+# Several nodes occasionally hang with the memory monitor that is libfabric's default in the images
+# of ROCm 7.0; that of later ones is right.
+[[ $SLURM_JOB_NUM_NODES -gt 1 && ${container##*/} == *u24r70* ]] && export FI_MR_CACHE_MONITOR=${FI_MR_CACHE_MONITOR:-userfaultfd}
 bind=()
 if [[ $cluster == lumi && ${SLURM_GPUS_ON_NODE:-} == 8 && $ranks == $((8 * SLURM_JOB_NUM_NODES)) ]]; then
     # The cores next to each GCD, in the order of the GCDs; only a full node has them all.

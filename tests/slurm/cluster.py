@@ -1,4 +1,4 @@
-"""A private Slurm cluster of one node, with a stand-in for LUMI's container."""
+"""A private Slurm cluster of two nodes on this machine, with a stand-in for LUMI's container."""
 
 import getpass
 import os
@@ -22,9 +22,8 @@ from DJSW.pipelines import DATASETS
 
 SLURM_CONF = """
 ClusterName=lumi
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller_port}
-SlurmdPort={node_port}
+SlurmctldHost={nodes[0]}(127.0.0.1)
+SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -32,9 +31,9 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -47,13 +46,15 @@ MpiDefault=none
 SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-# The node has what a node of LUMI has, whatever this machine has.
+# The nodes have what a node of LUMI has, whatever this machine has.
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=56 RealMemory=480000 Gres=gpu:2 State=UNKNOWN
-PartitionName=small-g Nodes=ALL Default=YES MaxTime=3-00:00:00 State=UP
+NodeName=DEFAULT CPUs=56 RealMemory=480000 Gres=gpu:2
+NodeName={nodes[0]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName={nodes[1]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[2]}
+PartitionName=small-g Nodes={nodes[0]} Default=YES MaxTime=3-00:00:00 State=UP
 PartitionName=standard-g Nodes=ALL MaxTime=2-00:00:00 State=UP
-PartitionName=dev-g Nodes=ALL MaxTime=02:00:00 State=UP
+PartitionName=dev-g Nodes={nodes[0]} MaxTime=03:00:00 State=UP
 """
 #: For Slurm 24.05 and later, which want a file system of control groups, which a container lacks.
 CGROUP_CONF = "CgroupPlugin=disabled\n"
@@ -64,6 +65,8 @@ echo "$*" >>"{folder}/singularity.log"
 [[ $1 == run && $3 == python ]] || exit 64
 exec {python} "${{@:4}}"
 """
+#: The first, whose name the ranks on the other resolve, is the only one of small-g and dev-g.
+NODES = [socket.gethostname().split(".")[0] + suffix for suffix in ("", "-2")]
 
 
 class Cluster:
@@ -135,16 +138,14 @@ def started() -> Iterator[Cluster]:
     # Sockets have short paths, so not in pytest's folder.
     folder = Path(tempfile.mkdtemp(prefix="djsw-slurm-", dir="/tmp"))
     folder.chmod(0o755)
-    for name in ("state", "spool", "bin"):
+    for name in ("state", "bin"):
         (folder / name).mkdir()
-    ports = _free_ports(2)
     (folder / "slurm.conf").write_text(
         SLURM_CONF.format(
-            host=socket.gethostname().split(".")[0],
+            nodes=NODES,
             folder=folder,
             user=getpass.getuser(),
-            controller_port=ports[0],
-            node_port=ports[1],
+            ports=_free_ports(3),
         )
     )
     (folder / "gres.conf").write_text(GRES_CONF)
@@ -168,11 +169,12 @@ def started() -> Iterator[Cluster]:
     }
     munge = f"--key-file={folder}/munge.key --socket={folder}/munge.socket --foreground --force"
     munge += f" --pid-file={folder}/munged.pid --seed-file={folder}/munge.seed"
-    commands = [["munged", *munge.split()], ["slurmctld", "-D"], ["slurmd", "-D"]]
-    daemons = []
+    commands = [["munged", *munge.split()], ["slurmctld", "-D"]]
+    commands += [["slurmd", "-D", "-N", node] for node in NODES]
+    daemons: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
-            with (folder / f"{command[0]}.log").open("w") as log:
+            with (folder / f"{command[0]}-{len(daemons)}.log").open("w") as log:
                 daemons.append(
                     subprocess.Popen(
                         [command[0], *command[1:]],
@@ -183,7 +185,8 @@ def started() -> Iterator[Cluster]:
                 )
         this = Cluster(folder, _project(folder / "project"), environment)
         until = time.monotonic() + 60
-        while "idle" not in this("sinfo", "--noheader", "--format=%T").stdout:
+        idle = ["sinfo", "--noheader", "--partition=standard-g", "--format=%D %T"]
+        while this(*idle).stdout.strip() != f"{len(NODES)} idle":
             ended = any(daemon.poll() is not None for daemon in daemons)
             if ended or time.monotonic() > until:
                 logs = "".join(path.read_text() for path in folder.glob("*.log"))

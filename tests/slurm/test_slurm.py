@@ -1,4 +1,4 @@
-"""run.sh on a real Slurm: a private cluster of one node, with fake GPUs and container."""
+"""run.sh on a real Slurm: a private cluster of two nodes, with fake GPUs and container."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, started
+from cluster import NODES, Cluster, started
 from records import changed
 
 from utils.records.checkpoint import load_checkpoint, weights_sha256
@@ -54,10 +54,13 @@ def losses_of(cluster: Cluster, name: str) -> list[float]:
 def test_training_job(cluster, trained):
     log = cluster.log(trained)
     commit = cluster("git", "rev-parse", "HEAD").stdout.strip()
-    node = cluster("sinfo", "--noheader", "--format=%n").stdout.strip()
     assert f"job         {trained} (small-g, project_465000001)" in log
     assert "restart 0 of 20" in log
-    for line in (f"nodes       {node}, ranks: 1", f"commit      {commit}\n", "device      cpu ("):
+    for line in (
+        f"nodes       {NODES[0]}, ranks: 1",
+        f"commit      {commit}\n",
+        "device      cpu (",
+    ):
         assert line in log
     assert f"container   {cluster.folder}/image.sif\n" in log
     assert "epoch 100/100" in log and "checkpoint  " in log
@@ -70,20 +73,17 @@ def test_training_job(cluster, trained):
     assert session["batch_script"] == (cluster.project / "run.sh").read_text()
     assert session["slurm"]["SLURM_JOB_ID"] == trained
     assert session["slurm"]["SLURM_JOB_ACCOUNT"] == "project_465000001"
-    assert session["slurm"]["SLURM_JOB_NODELIST"] == node
+    assert session["slurm"]["SLURM_JOB_NODELIST"] == NODES[0]
     assert session["slurm"]["SLURM_GPUS_PER_NODE"] == "1"
     assert session["device"]["ranks"][0]["node"] == os.uname().nodename
     assert session["ended_by"] == "finished"
 
     called = (cluster.folder / "singularity.log").read_text().splitlines()
-    assert called[:3] == [
-        "module purge",
-        "module use /appl/local/laifs/modules",
-        "module load lumi-aif-singularity-bindings",
-    ]
+    modules = ["module purge", "module load Local-LAIF lumi-aif-singularity-bindings"]
+    assert called[:2] == modules
     image = cluster.folder / "image.sif"
     flags = " ".join((*WALY, "--exp_name", "first", "--train"))
-    assert called[3] == f"run {image} python DJSW/main.py {flags}"
+    assert called[2] == f"run {image} python DJSW/main.py {flags}"
     # On a busy machine Slurm reports the end of the job while its script still cleans up.
     until = time.monotonic() + 10
     while list(Path("/tmp").glob(f"djsw_{trained}_*")):
@@ -201,18 +201,57 @@ def test_array_of_seeds(cluster):
     assert len(set(hashes)) == 4
     assert hashes[2] == weights_of(cluster, "WMLP/alone")
 
+    evaluate = ("--username=waly", "--output_dir=reports/scratch", "--exp_name=seeds")
+    checkpoint = "--load_checkpoint=weights/WMLP/seeds_%a_checkpoint_best.pt"
+    job = cluster.submit("--array=0-3", "run.sh", *evaluate, checkpoint, "--device=cpu")
+    for task in range(4):
+        assert cluster.wait(f"{job}_{task}") == "COMPLETED", cluster.log(f"{job}_{task}")
+    files = [f"reports/scratch/seeds_{task}_metrics.json" for task in range(4)]
+    evaluated = [json.loads((cluster.project / file).read_text()) for file in files]
+    assert [each["checkpoint"]["weights_sha256"] for each in evaluated] == hashes
+    job = cluster.submit("run.sh", "DJSW/compare.py", *files, *evaluate[1:])
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
 
-def test_two_ranks(cluster, trained):
+
+def test_array_of_workers_of_one_sweep(cluster):
+    """A worker is killed: the others take up its run, and the study ends complete."""
+    pytest.importorskip("optuna")
+    flags = ("--seeds=1-3", "--grid", "lr=0.001,0.003", "--num_epochs=8", "--jobs=1")
+    command = ("run.sh", "DJSW/sweep.py", *SIGURD, "--exp_name=lr", *flags)
+    job = cluster.submit("--partition=standard-g", "--array=0-3", *command)
+    folder = cluster.project / "weights" / "SMLP"
+    wait_for(lambda: [*folder.glob("lr_*_history.csv")], 60)
+    name = next(folder.glob("lr_*_history.csv")).name.removesuffix("_history.csv")
+    slurm = record_of(cluster, f"SMLP/{name}")["sessions"][0]["slurm"]
+    cluster("scancel", "--signal=KILL", f"{slurm['SLURM_JOB_ID']}.0")
+    killed = int(slurm["SLURM_ARRAY_TASK_ID"])
+    for task in range(4):
+        state = cluster.wait(f"{job}_{task}")
+        log = cluster.log(f"{job}_{task}")
+        assert state == ("FAILED" if task == killed else "COMPLETED"), log
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("lr_*_run.json"))]
+    assert [record["status"] for record in records] == ["finished"] * 6
+    resumed = record_of(cluster, f"SMLP/{name}")["sessions"]
+    assert len({session["slurm"]["SLURM_JOB_ID"] for session in resumed}) == 2
+    assert "Runs: 6 finished" in (folder / "lr_sweep.md").read_text()
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_two_ranks(cluster, trained, nodes):
     """Two ranks equal one but for rounding; the last batch has fewer images than ranks."""
-    flags = (*WALY, "--train", "--batch_size", "107", "--num_epochs", "3")
-    job = cluster.submit("--ntasks=2", "run.sh", *flags, "--exp_name=two")
-    alone = cluster(sys.executable, "DJSW/main.py", *flags, "--exp_name=one")
+    where = ("--partition=standard-g", f"--nodes={nodes}")
+    one, two = f"one_{nodes}", f"two_{nodes}"
+    flags = (*WALY, "--train", "--batch_size", "107", "--num_epochs", "3", "--exp_name")
+    job = cluster.submit(*where, "--ntasks=2", "run.sh", *flags, two)
+    alone = cluster(sys.executable, "DJSW/main.py", *flags, one)
     assert alone.returncode == 0, alone.stderr
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
-    assert losses_of(cluster, "WMLP/two") == pytest.approx(losses_of(cluster, "WMLP/one"), rel=1e-5)
-    session = record_of(cluster, "WMLP/two")["sessions"][0]
+    losses = losses_of(cluster, f"WMLP/{two}")
+    assert losses == pytest.approx(losses_of(cluster, f"WMLP/{one}"), rel=1e-5)
+    session = record_of(cluster, f"WMLP/{two}")["sessions"][0]
     assert len(session["device"]["ranks"]) == 2
     log = cluster.log(job)
+    assert f"nodes       {','.join(NODES[:nodes])}, ranks: 2\n" in log
     assert "device      2 ranks on " in log
     assert log.count("epoch 1/3") == log.count("checkpoint  ") == 1
 
@@ -221,18 +260,40 @@ def test_two_ranks(cluster, trained):
         "--username=waly",
         "--output_dir=reports",
         "--device=cpu",
-        "--exp_name=two",
         weights,
+        "--exp_name",
     )
-    job = cluster.submit("--ntasks-per-node=2", "run.sh", *evaluate)
+    job = cluster.submit(*where, f"--ntasks-per-node={2 // nodes}", "run.sh", *evaluate, two)
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
-    counted = json.loads((cluster.project / "reports" / "two_metrics.json").read_text())
+    counted = json.loads((cluster.project / "reports" / f"{two}_metrics.json").read_text())
     assert counted["images"] == 43
     assert sum(row["support"] for row in counted["per_class"]) == 43
-    alone = cluster(sys.executable, "DJSW/main.py", *evaluate, "--exp_name=one")
+    alone = cluster(sys.executable, "DJSW/main.py", *evaluate, one)
     assert alone.returncode == 0, alone.stderr
-    expected = json.loads((cluster.project / "reports" / "one_metrics.json").read_text())
+    expected = json.loads((cluster.project / "reports" / f"{one}_metrics.json").read_text())
     assert counted["metrics"] == expected["metrics"]
+
+
+def test_node_that_goes_down(cluster):
+    """The job is requeued, resumes within the epoch, and ends with the weights of another.
+
+    The other is not disturbed; its two ranks are on one node, which changes no result.
+    """
+    image = shutil.copy(cluster.folder / "image.sif", cluster.folder / "u24r70.sif")
+    flags = (*SIGURD, "--train", "--batch_size=32", "--num_epochs=3", "--exp_name")
+    nodes = ("--partition=standard-g", "--nodes=2")
+    job = cluster.submit(*nodes, "run.sh", *flags, "down", DJSW_CONTAINER=image)
+    wait_for(lambda: "epoch 1/3" in cluster.log(job), 60)
+    variables = Path(f"/proc/{process_of(job, rank=1)}/environ").read_text().split("\0")
+    assert {f"SLURMD_NODENAME={NODES[1]}", "FI_MR_CACHE_MONITOR=userfaultfd"} <= set(variables)
+    cluster("scontrol", "update", f"NodeName={NODES[1]}", "State=DOWN", "Reason=test")
+    undisturbed = cluster.submit("--ntasks=2", "run.sh", *flags, "up")
+    for each in (undisturbed, job):
+        assert cluster.wait(each) == "COMPLETED", cluster.log(each)
+    assert "DUE TO NODE FAILURE" in cluster.log(job) and "restart 1 of 20" in cluster.log(job)
+    assert record_of(cluster, "SMLP/down")["sessions"][1]["first_step"] > 1
+    assert weights_of(cluster, "SMLP/down") == weights_of(cluster, "SMLP/up")
+    assert losses_of(cluster, "SMLP/down") == losses_of(cluster, "SMLP/up")
 
 
 def test_two_ranks_stop_together_and_one_rank_resumes(cluster):
@@ -509,6 +570,14 @@ def test_check_of_another_command_and_of_the_queue(cluster, trained):
     ("changes", "sentence"),
     [
         ({"BASH_FUNC_module%%": "() { [[ $1 != load ]]; }"}, "lumi-aif-singularity-bindings does"),
+        (
+            {"BASH_FUNC_module%%": "() { PATH+=:/appl/local/csc/soft/ai/bin; [[ $1 != load ]]; }"},
+            "does not load: PATH has /appl/local/csc/soft/ai (remove it and log in again)",
+        ),
+        (
+            {"BASH_FUNC_timeout%%": '() { [[ $2 != test ]] || return 124; "${@:2}"; }'},
+            "image.sif within 120 s: its file system stalls; try again later",
+        ),
         ({"DJSW_MAX_RESTARTS": "none"}, "DJSW_MAX_RESTARTS is 'none'; give a whole number"),
     ],
 )
@@ -516,6 +585,19 @@ def test_more_errors_of_check(cluster, changes, sentence):
     checked = cluster("bash", "run.sh", "--check", *WALY, "--exp_name=x", "--train", **changes)
     assert checked.returncode == 2
     assert sentence in checked.stderr and len(checked.stderr.splitlines()) == 1
+
+
+def test_bindings_where_there_is_no_module_local_laif(cluster):
+    log = cluster.folder / "modules.log"
+    module = f'() {{ echo "$*" >>"{log}"; [[ $2 != Local-LAIF ]]; }}'
+    flags = (*WALY, "--exp_name=x", "--train")
+    checked = cluster("bash", "run.sh", "--check", *flags, **{"BASH_FUNC_module%%": module})
+    assert checked.returncode == 0, checked.stderr
+    bindings = "lumi-aif-singularity-bindings"
+    assert log.read_text().splitlines() == [
+        *("purge", f"load Local-LAIF {bindings}"),
+        *("use /appl/local/laifs/modules", f"load {bindings}"),
+    ]
 
 
 def test_reproduction_as_a_job(cluster, trained):
