@@ -109,7 +109,9 @@ def study_of(sweep: Sweep) -> "Study":
         import optuna
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
-        raise UsageError("a sweep needs Optuna; start it with: uv run --extra sweep …") from None
+        raise UsageError(
+            "a sweep needs Optuna; start it with: uv run --extra sweep … (on LUMI: docs/lumi.md)"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     journal = sweep.path(".journal")
     if journal.exists() and not journal.is_file():

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields
 from itertools import cycle, islice
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from DJSW.arguments import TrainArguments, add_flag
@@ -164,6 +165,12 @@ def run_workers(sweep: Sweep, count: int) -> None:
     :raises UsageError, RunError: a worker failed.
     """
     context = multiprocessing.get_context("spawn")  # torch is not fork-safe once it has threads
+    if hasattr(signal, "pthread_sigmask"):
+        # Slurm sends SIGUSR1 to every process of a step. Python's tracker of semaphores, which
+        # inherits what is blocked here, would end by it with a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     errors = context.SimpleQueue()
     own: list[int | None] = [None] * count
     if hasattr(os, "sched_getaffinity") and count >= cores():

@@ -325,6 +325,82 @@ def test_finished_run_is_left_unchanged(tmp_path, capsys):
     assert json.loads(run.files.record.read_text())["status"] == "finished"
 
 
+def test_files_of_a_finished_run_are_restored(tmp_path):
+    """Files that were replaced or removed are those of the state again; no session is added."""
+    settings = Settings(12, 5, 0.2, seed=0)
+    _, run = train_small(tmp_path, settings)
+    best, last = run.files.best_checkpoint, run.files.epoch_checkpoint(12)
+    weights = {path: weights_sha256(load_checkpoint(path).weights) for path in (best, last)}
+    assert weights[best] != weights[last]
+    before = files_of(tmp_path)
+    swapped = before[best], before[last]
+    for of_best, of_last in (swapped[::-1], (None, None), (b"", b"")):
+        for path, content in ((best, of_best), (last, of_last)):
+            path.unlink()
+            _ = content is not None and path.write_bytes(content)
+        run.files.history.write_text("epoch\n1\n")
+        train_small(tmp_path, settings, resume=True)
+        found = {path: weights_sha256(load_checkpoint(path).weights) for path in (best, last)}
+        assert found == weights
+        unchanged = files_of(tmp_path)
+        assert unchanged.keys() == before.keys()
+        assert all(unchanged[path] == before[path] for path in before.keys() - weights.keys())
+
+
+def test_foreign_last_checkpoint_is_replaced(tmp_path, monkeypatch):
+    """What lies under its name when the run ends is of another run."""
+    settings = Settings(2, 5, 0.05, seed=3)
+    _, other = train_small(tmp_path, settings, name="other")
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.engine.checkpointer.stop_request", StopAfter(7))  # in epoch 2
+        with pytest.raises(Stopped):
+            train_small(tmp_path, Settings(2, 5, 0.1, seed=4))
+    last = tmp_path / "run_checkpoint_epoch_2.pt"
+    last.write_bytes(other.files.epoch_checkpoint(2).read_bytes())
+    model, run = train_small(tmp_path, Settings(2, 5, 0.1, seed=4), resume=True)
+    expected = weights_sha256(model.state_dict())
+    assert weights_sha256(load_checkpoint(last).weights) == expected
+    results = json.loads(run.files.record.read_text())["results"]
+    assert results["last"]["weights_sha256"] == expected
+
+
+def test_what_lies_where_the_events_go_is_kept(tmp_path):
+    events, elsewhere = tmp_path / "run_tensorboard", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("x")
+    settings = Settings(1, 5, 0.05, seed=3)
+    for resume in (False, True):
+        events.symlink_to(elsewhere)
+        before = files_of(tmp_path)
+        with pytest.raises(UsageError, match=r"run_tensorboard exists; give another --exp_name$"):
+            train_small(tmp_path, settings, resume=resume)
+        assert files_of(tmp_path) == before
+        events.unlink()
+    events.mkdir()
+    with pytest.raises(UsageError, match="run_tensorboard exists"):
+        train_small(tmp_path, settings)
+    events.rmdir()
+    with pytest.raises(RunError, match="epoch 1"):
+        train_small(tmp_path, settings, data=not_finite(small_problem()))
+    train_small(tmp_path, settings)
+
+
+def test_reasons_of_several_lines_are_escaped(tmp_path):
+    """Else the record and the state would be refused when they are read."""
+    settings = Settings(2, 5, 0.05, seed=3)
+    run = small_checkpointer(tmp_path, settings)
+
+    def fail(_):
+        raise RuntimeError("two\nlines")
+
+    run.after_epoch = fail
+    with pytest.raises(RuntimeError, match="two"):
+        train_pipeline(small_model(), small_problem(), small_problem(10), settings, run)
+    _, again = train_small(tmp_path, settings, resume=True)
+    assert again.record.sessions[0]["ended_by"] == r"two\nlines"
+    train_small(tmp_path, settings, resume=True)
+
+
 @pytest.mark.parametrize("content", ["", "{", 100_000 * "[", '{"sessions": 3}'], ids=len)
 def test_damaged_record_beside_a_good_state(tmp_path, content, capsys):
     """The state alone suffices, and the best checkpoint is restored from it."""
@@ -371,6 +447,9 @@ def test_states_that_were_edited_are_refused(tmp_path, number):
     assert files_of(tmp_path) == before
 
 
+ROW = {"epoch": 1, **dict.fromkeys(COLUMNS[1:], 0.5)}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -384,6 +463,17 @@ def test_states_that_were_edited_are_refused(tmp_path, number):
         ({"weights": {}}, "Error.s. in loading state_dict"),
         ({"optimizer": {}}, "'steps'"),
         ({"losses": torch.ones(99)}, "an epoch has 5 steps"),
+        ({"losses": torch.ones(())}, "losses .steps,. or weights are not finite numbers"),
+        ({"losses": torch.ones(2, 2)}, "losses .steps,. or weights are not finite numbers"),
+        ({"losses": torch.ones(2, dtype=torch.int64)}, "losses .steps,. or weights are not"),
+        ({"losses": torch.full((2,), torch.nan)}, "losses .steps,. or weights are not finite"),
+        ({"best_weights": {}}, "Error.s. in loading state_dict"),
+        ({"best_weights": {"1.bias": torch.ones(9)}}, "Error.s. in loading state_dict"),
+        ({"seconds": float("nan")}, "it holds nan"),
+        ({"seconds": -1.0}, "seconds are below 0"),
+        ({"history": [{**ROW, "seconds": -1.0}]}, "seconds are below 0"),
+        ({"history": [{**ROW, "validation_loss": float("inf")}]}, "it holds inf"),
+        ({"history": [{**ROW, "epoch": 2}]}, "history is not of the epochs 1, 2, 3"),
     ],
     ids=str,
 )

@@ -81,11 +81,28 @@ def test_arguments_are_shown_escaped(tmp_path):
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         {"HOME": "/proc/nothing", "MPLCONFIGDIR": "/proc/nothing"},
         {"SLURM_PROCID": "x"},
+        {"MPLBACKEND": "nonsense"},
     ],
 )
 def test_odd_environments_are_fine(tmp_path, variables):
     ran = compare(*EVALUATIONS, "--output_dir", tmp_path, **variables)
     assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("content", [b"text.usetex: True\n", b"\xff\xfe", b"backend: nonsense\n"])
+@pytest.mark.parametrize("place", ["working directory", "home", "variable"])
+def test_settings_of_matplotlib_are_not_used(tmp_path, content, place):
+    (tmp_path / "matplotlib").mkdir()
+    folder = tmp_path / ("matplotlib" if place == "home" else "")
+    (folder / "matplotlibrc").write_bytes(content)
+    cwd = tmp_path if place == "working directory" else ROOT
+    variables = {"XDG_CONFIG_HOME": str(tmp_path)} if place == "home" else {}
+    if place == "variable":
+        variables["MATPLOTLIBRC"] = str(tmp_path / "matplotlibrc")
+    (tmp_path / "out").mkdir()
+    ran = compare(*EVALUATIONS, "--output_dir", tmp_path / "out", cwd=cwd, **variables)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert list((tmp_path / "out").glob("*.png"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and folders as of Linux")

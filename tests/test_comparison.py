@@ -162,7 +162,12 @@ def test_runs_are_ranked_by_validation():
     ]
     del runs[1]["settings"]["patience"]  # as in earlier records
     asked = []
-    rows = rank_by_validation(runs, lambda *images: asked.append(images) or 40)
+
+    def count(*images):
+        asked.append(images)
+        return 40
+
+    rows = rank_by_validation(runs, count)
     assert {("d", "i", ""), ("d", "other", ""), ("d", "i", "1/5")} == set(asked)
     sets = [row["validation_set"] for row in rows]
     assert len(set(sets)) == 3 and sets == sorted(sets)

@@ -11,6 +11,7 @@ import scipy.stats
 import torch
 from conftest import write_h5
 from PIL import Image
+from records import changed
 
 from DJSW import main as djsw
 from DJSW.networks import build_model
@@ -307,6 +308,17 @@ def test_damaged_evaluations_are_refused(measured):
     path.write_text(json.dumps({**record, "correct": record["correct"] + 1}))
     refused("was changed")
     path.write_text(text)
+    for change, sentence in (
+        (lambda record: record.update(metrics={"a": 1}), "metrics and their intervals are not acc"),
+        (lambda record: record["label_distance"].update(x=1), "label_distance and their intervals"),
+        (lambda record: record["intervals"].pop("f1"), "metrics and their intervals are not acc"),
+        (lambda record: record["intervals"].update(f1=[1.0]), "metrics and their intervals are"),
+        (lambda record: record["confusion"].pop(), "confusion is not of the classes"),
+        (lambda record: record["dataset"].update(name="\x1b[2J\n|a|b|"), "expected printable text"),
+    ):
+        changed(path, change)
+        refused(sentence)
+        path.write_text(text)
     for other in (table.replace("\n4,", "\n5,", 1), table[:-40], ""):
         predictions.write_text(other)
         refused("does not hold the predictions")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from DJSW.networks import build_model
 from DJSW.pipelines import PEOPLE, open_split
 from utils import handwriting
 from utils.handwriting import UnreadableImage, check_prepared, prepare_image, read_image
-from utils.records.checkpoint import load_checkpoint
+from utils.records.checkpoint import load_checkpoint, write_checkpoint
 from utils.records.files import ROOT
 
 
@@ -30,7 +31,7 @@ def call(tmp_path, capsys):
 
     def call(*arguments, username="sigurd"):
         flags = ["--load_checkpoint", WEIGHTS[username], "--output_dir", tmp_path / "out"]
-        status = predict.main(list(map(str, [*arguments, *flags])))
+        status = predict.main(list(map(str, [*flags, *arguments])))
         return status, *capsys.readouterr()
 
     return Call(call, tmp_path / "out")
@@ -176,6 +177,19 @@ def test_errors_are_one_sentence(call, tmp_path, capsys):
     assert not list(call.out.iterdir())
     assert call(tmp_path / "4.png", "--check")[0] == 0
     assert not list(call.out.iterdir())
+
+
+def test_arguments_that_the_network_cannot_use(call, tmp_path):
+    """A checkpoint whose digest is right, with an argument that no constructor refuses."""
+    checkpoint = load_checkpoint(ROOT / WEIGHTS["waly"])
+    metadata: dict[str, Any] = {**checkpoint.metadata}
+    arguments = {**metadata["model"]["arguments"], "negative_slope": "x"}
+    metadata["model"] = {"name": "WMLP", "arguments": arguments}
+    write_checkpoint(tmp_path / "c.pt", checkpoint.weights, metadata)
+    Image.fromarray((255 * drawn(4)).astype(np.uint8)).save(tmp_path / "4.png")
+    status, _, err = call(tmp_path / "4.png", "--load_checkpoint", tmp_path / "c.pt")
+    assert status == 2 and "WMLP fails on images (2, 1, 16, 16) of usps_0_6: TypeError" in err
+    assert err.count("\n") == 1 and not list(call.out.iterdir())
 
 
 @pytest.mark.parametrize("username", PEOPLE)

@@ -1,11 +1,15 @@
 """Provenance: the code, the machine and the job."""
 
+import hashlib
+import os
 import subprocess
 
+import pytest
 import torch
 from conftest import ROOT
 
-from utils.records.provenance import provenance, source_hashes, source_sha256
+from utils.errors import UsageError
+from utils.records.provenance import code_provenance, provenance, source_hashes, source_sha256
 
 
 def test_source_hash_is_that_of_the_files():
@@ -45,3 +49,40 @@ def test_provenance_of_a_job(monkeypatch, tmp_path):
     assert "SLURM_SUBMIT_DIR" not in found["slurm"]
     assert found["device"]["ranks"] == ranks
     assert found["device"]["name"] == "AMD Instinct MI250X"
+
+
+def test_container_and_hip_are_named(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0.1")
+    monkeypatch.setenv("DJSW_CONTAINER", "none")
+    found = provenance(torch.device("cpu"), [{"node": "n", "device": "d"}])
+    assert found["versions"]["hip"] == "7.0.1" and found["container"] is None
+    monkeypatch.setenv("SINGULARITY_CONTAINER", "/scratch/images/lumi\n.sif")
+    assert code_provenance()["container"] == r"lumi\n.sif"
+
+
+def test_long_text_is_replaced_by_its_hash(monkeypatch, tmp_path):
+    diff = "+1\n" * 10**6
+    (tmp_path / "git").write_text(f"0123\n{diff}")
+    monkeypatch.setenv("DJSW_GIT", str(tmp_path / "git"))
+    digest = hashlib.sha256(diff.encode()).hexdigest()
+    expected = f"left out: 3,000,000 characters with the SHA-256 {digest}"
+    assert code_provenance()["diff"] == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("variable", ["DJSW_GIT", "DJSW_BATCH_SCRIPT"])
+def test_what_run_sh_names_is_a_regular_file(monkeypatch, tmp_path, variable):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path, tmp_path / "none"):
+        monkeypatch.setenv(variable, str(path))
+        with pytest.raises(UsageError, match=f"^{variable} is '{path}': .*; unset it$"):
+            code_provenance()
+
+
+def test_names_that_cannot_be_printed_are_escaped(monkeypatch, tmp_path):
+    """Else the record would be refused when it is read."""
+    monkeypatch.setattr("sys.argv", ["DJSW/main.py", "a\nb\udcff"])
+    monkeypatch.setenv("SLURM_JOB_NAME", "a\x1b[2J")
+    found = code_provenance()
+    assert found["command"] == r"python DJSW/main.py 'a\nb\udcff'"
+    assert found["slurm"]["SLURM_JOB_NAME"] == r"a\x1b[2J"

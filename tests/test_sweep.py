@@ -181,9 +181,8 @@ def test_names_and_studies_of_others_are_refused(run):
 def test_without_optuna_a_sentence_says_what_to_type(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     status, _, error = run("--exp_name", "x")
-    assert status == 2 and error == (
-        "error: a sweep needs Optuna; start it with: uv run --extra sweep …\n"
-    )
+    assert status == 2 and error.startswith("error: a sweep needs Optuna; start it with: uv run --")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "plan", "folder"])
@@ -250,12 +249,13 @@ def all_weights(folder):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_all_workers_with_their_states_saved(project, number):
-    """As a terminal sends it, to the whole group, or a batch system, to the process."""
+    """As a terminal sends SIGINT and Slurm SIGUSR1, to all processes; SIGTERM to the command."""
     flags = ("--exp_name", "w", "--seeds", "1-3", "--num_epochs", "60", "--jobs", "2")
     process = start(project, *flags)
     states = [project / "out" / f"w_{seed}_history.csv" for seed in (1, 2)]
     wait_for(lambda: all(path.exists() for path in states), process)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    # Only SIGTERM comes to the command alone.
+    process.terminate() if number == signal.SIGTERM else os.killpg(process.pid, number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, 75)
     assert error.count("\n") == 1 and "the same command continues" in error
@@ -296,7 +296,13 @@ def test_killed_workers_lose_no_trial(project):
 def test_eight_workers_share_200_trials(project):
     """None is lost, none is done twice, through 30 kills at random moments."""
     seeds = ",".join(map(str, range(1, 21)))
-    flags = ("--exp_name", "m", "--grid", "lr=1e-4,3e-4,1e-3,3e-3,1e-2", "batch_size=8,16")
+    flags: tuple[str, ...] = (
+        "--exp_name",
+        "m",
+        "--grid",
+        "lr=1e-4,3e-4,1e-3,3e-3,1e-2",
+        "batch_size=8,16",
+    )
     flags += ("--seeds", seeds, "--num_epochs", "3", "--jobs", "8")
     random.seed(1)
     killed, status = 0, None

@@ -36,7 +36,7 @@ GOOD = {
     "more": {"x": 1},
     "anything": [],
     "whole": {"y": "z"},
-    "unknown": 1,
+    "unknown": "a diff\n",
 }
 
 
@@ -55,6 +55,15 @@ def test_what_fits():
         ({"inner": [{"n": 1, "share": "x"}]}, r"inner\[0\].share is 'x', expected float"),
         ({"more": {"x": "y"}}, "more.x is 'y', expected int"),
         ({"whole": None}, "whole is 'None', expected an object"),
+        ({"name": "\ud800"}, r"name is '\\\\ud800', expected printable text"),
+        (
+            {"name": "\x1b[2J\n|a|b|"},
+            r"name is '\\\\x1b\[2J\\\\n\|a\|b\|', expected printable text",
+        ),
+        ({"more": {"\n": 1}}, r"a name in more is '\\\\n', expected printable text"),
+        ({"whole": {"y": {"z": "\n"}}}, r"whole.y.z is '\\\\n', expected printable text"),
+        ({"whole": {"\x1b": 1}}, r"a name in whole is '\\\\x1b', expected printable text"),
+        ({"anything": "\ud800"}, r"anything is '\\\\ud800', expected printable text"),
     ],
 )
 def test_what_does_not_fit_is_named(change, sentence):
@@ -154,4 +163,4 @@ def test_text_of_files_is_escaped_and_cut():
 @pytest.mark.parametrize("name", ["", "../a", "a/b", "a\n", ".a", "a" * 101])
 def test_names_that_are_none(name):
     with pytest.raises(ValueError, match="no name of an experiment"):
-        require_record({"exp_name": name}, Mapping[str, object])
+        require_record({"exp_name": name}, dict)

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import chdir, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -66,6 +66,11 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     for name in ("PIL", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Figures look the same, and are drawn, whatever the user's settings are.
+    os.environ |= {"MATPLOTLIBRC": os.devnull, "MPLBACKEND": "agg"}
+    if os.path.exists("matplotlibrc"):  # matplotlib, when imported, prefers it to the variable
+        with chdir(Path(__file__).parent):
+            import matplotlib  # noqa: F401
     try:
         _check_environment()
         command(args)
@@ -241,7 +246,7 @@ def assignment(text: str) -> tuple[str, Any]:
     (('hidden_size', 128), ('activation', 'relu'))
     """
     name, equals, value = text.partition("=")
-    if not (name.isidentifier() and equals and value):
+    if not (name.isidentifier() and equals and value and value.isprintable()):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as hidden_size=128")
     try:
         literal = ast.literal_eval(value)

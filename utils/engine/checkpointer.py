@@ -20,12 +20,12 @@ from utils.engine.optimizer import Adam
 from utils.engine.run_record import RunRecord
 from utils.engine.signals import EXIT_STATUS, stop_request
 from utils.engine.state import State, read_state, write_state
-from utils.errors import Diverged, PeerAborted, Pruned, Stopped, UsageError
+from utils.errors import Diverged, PeerAborted, Pruned, Stopped, UsageError, escaped
 from utils.records.checkpoint import cpu_weights, load_checkpoint, weights_sha256, write_checkpoint
 from utils.records.files import relative_to_root
 from utils.records.provenance import Provenance
 from utils.records.run_files import RunFiles
-from utils.records.typed import shown
+from utils.records.typed import require_plain, shown
 
 #: Seconds between saved states within an epoch: what a dying machine may cost.
 SAVE_SECONDS: float = 120
@@ -86,14 +86,18 @@ class Checkpointer:
                 f"{self.files.exp_name!r} has started {started} epochs already; give --num_epochs "
                 f"{started} or more to --resume it, or another --exp_name"
             )
+        rows = self.history.rows
         self.was_finished = self.history.is_over(self.settings) and self.record.status == "finished"
-        if self.was_finished:
-            return
-        self.record.start_session(len(self.history) + 1, len(self.losses) + 1)
         self.files.remove_temporary()
-        self.record.save("running")
-        self.history.rewrite_files()
-        _restore_best_checkpoint(self)
+        if self.was_finished:
+            self.history.write_csv()
+            _restore_checkpoint(self, self.files.epoch_checkpoint(len(rows)), rows[-1])
+        else:
+            self.record.start_session(len(rows) + 1, len(self.losses) + 1)
+            self.record.save("running")
+            self.history.rewrite_files()
+        if rows:
+            _restore_checkpoint(self, self.files.best_checkpoint, self.history.best)
 
     def start_epoch(self, steps: int) -> Tensor:
         """Return the losses (steps,) of the epoch, zero from the first step that is not done.
@@ -152,11 +156,11 @@ class Checkpointer:
         if self.was_finished or not self.writes:
             return
         best, last = self.history.best, self.history.rows[-1]
-        last_checkpoint = self.files.epoch_checkpoint(last["epoch"])
-        if not last_checkpoint.exists():
-            self.save_checkpoint(last_checkpoint, cpu_weights(self.model), last)
+        path, weights = self.files.epoch_checkpoint(last["epoch"]), cpu_weights(self.model)
+        self.save_checkpoint(path, weights, last)
         self.record.finish(
-            _result(best, self.files.best_checkpoint), _result(last, last_checkpoint)
+            _result(best, self.files.best_checkpoint, self.best_weights),
+            _result(last, path, weights),
         )
 
     def save_checkpoint(self, path: Path, weights: Mapping[str, Tensor], row: Row) -> None:
@@ -188,16 +192,27 @@ def _load_state(checkpointer: Checkpointer) -> None:
     """Load the state on the disk."""
     files = checkpointer.files
     state = read_state(files.state, checkpointer.metadata, files.exp_name)
+    model, rows, losses = checkpointer.model, state["history"], state["losses"]
     try:
-        checkpointer.model.load_state_dict(state["weights"])
+        model.load_state_dict(state["best_weights"] if rows else state["weights"])
+        best_weights = cpu_weights(model) if rows else {}
+        model.load_state_dict(state["weights"])
         checkpointer.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError) as error:
+        require_plain([rows, state["seconds"]], finite=True)
+        if [row["epoch"] for row in rows] != [*range(1, len(rows) + 1)]:
+            raise ValueError("history is not of the epochs 1, 2, 3 …")
+        if min([state["seconds"], *(row["seconds"] for row in rows)]) < 0:
+            raise ValueError("seconds are below 0")
+        tensors = [losses, *best_weights.values(), *state["weights"].values()]
+        finite = all(bool(each.isfinite().all()) for each in tensors)
+        if losses.dim() != 1 or not losses.is_floating_point() or not finite:
+            raise ValueError("losses (steps,) or weights are not finite numbers")
+    except (RuntimeError, KeyError, ValueError) as error:
         raise UsageError(
             f"{files.state} is damaged: {shown(error)}; give another --exp_name"
         ) from None
-    checkpointer.history.rows = state["history"]
-    checkpointer.losses, checkpointer.seconds = state["losses"], state["seconds"]
-    checkpointer.best_weights = state["best_weights"]
+    checkpointer.history.rows, checkpointer.best_weights = rows, best_weights
+    checkpointer.losses, checkpointer.seconds = losses, state["seconds"]
     checkpointer.record.load_sessions(state["sessions"])
 
 
@@ -210,17 +225,16 @@ def _broadcast_state(checkpointer: Checkpointer) -> None:
     history.rows, checkpointer.losses, checkpointer.seconds, checkpointer.was_finished = values
 
 
-def _restore_best_checkpoint(checkpointer: Checkpointer) -> None:
-    """Write the best checkpoint again where there is another one, a damaged one, or none."""
-    history, path = checkpointer.history, checkpointer.files.best_checkpoint
-    if not history.rows:
-        return
+def _restore_checkpoint(checkpointer: Checkpointer, path: Path, row: Row) -> None:
+    """Write the best or last checkpoint again where there is another, a damaged one, or none."""
+    is_best = path == checkpointer.files.best_checkpoint
+    weights = checkpointer.best_weights if is_best else cpu_weights(checkpointer.model)
     with suppress(UsageError, OSError):
         found = load_checkpoint(path)
-        same = weights_sha256(found.weights) == weights_sha256(checkpointer.best_weights)
-        if same and found.metadata.get("epoch") == history.best["epoch"]:
+        same = weights_sha256(found.weights) == weights_sha256(weights)
+        if same and found.metadata.get("epoch") == row["epoch"]:
             return
-    checkpointer.save_checkpoint(path, checkpointer.best_weights, history.best)
+    checkpointer.save_checkpoint(path, weights, row)
 
 
 def _stopped(checkpointer: Checkpointer, signal: str) -> Stopped | PeerAborted:
@@ -263,7 +277,7 @@ def noting_errors(checkpointer: Checkpointer) -> Iterator[None]:
     except Exception as error:
         if record.in_session:
             status = "pruned" if isinstance(error, Pruned) else "failed"
-            reason = str(error).replace(str(files.folder), relative_to_root(files.folder))
+            reason = escaped(str(error)).replace(str(files.folder), relative_to_root(files.folder))
             with suppress(OSError):
                 record.fail(reason, status)
         raise
@@ -291,6 +305,5 @@ def require_finite(losses: Tensor, epoch: int) -> None:
         )
 
 
-def _result(row: Row, path: Path) -> dict[str, Any]:
-    weights = load_checkpoint(path).weights
+def _result(row: Row, path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {**row, "checkpoint": path.name, "weights_sha256": weights_sha256(weights)}

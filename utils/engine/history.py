@@ -59,8 +59,8 @@ class History:
             done and length.patience and done - self.best["epoch"] >= length.patience
         )
 
-    def rewrite_files(self) -> None:
-        """Write both files from the rows: a process that died may have been ahead of its state."""
+    def write_csv(self) -> None:
+        """Write the CSV from the rows."""
         with (
             atomic_write(self.csv_file) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
@@ -68,6 +68,10 @@ class History:
             lines = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             lines.writeheader()
             lines.writerows(self.rows)
+
+    def rewrite_files(self) -> None:
+        """Write both files from the rows: a process that died may have been ahead of its state."""
+        self.write_csv()
         self.remove_events()
         with name_file_in_errors(self.events_folder):
             self._events = SummaryWriter(self.events_folder)

@@ -26,6 +26,15 @@ FORMAT = "djsw-evaluation-2"
 #: Remedy for a damaged or older evaluation.
 AGAIN = "evaluate its checkpoint again under another --exp_name"
 
+#: The metrics of an evaluation, each with an interval.
+METRICS = {
+    "metrics": (
+        *("accuracy", "balanced_accuracy", "precision", "recall", "f1"),
+        *("weighted_precision", "weighted_recall", "weighted_f1"),
+    ),
+    "probabilities": ("cross_entropy", "brier", "expected_calibration_error"),
+    "label_distance": ("mse", "rmse", "mae", "r2"),
+}
 #: Values by metric; ``None`` where a metric is undefined.
 MetricValues = Mapping[str, float | None]
 #: Lower and upper end of a 95 % interval; ``None`` where it is undefined.
@@ -276,13 +285,19 @@ def read_metrics(path: Path) -> EvaluationRecord:
     """
     try:
         record = read_json(path)
-        check_type(record, Mapping[str, object])
+        check_type(record, dict)
         if "per_class" in record and record.get("format") != FORMAT:
             raise UsageError(
                 f"{path} is of format {shown(record.get('format', 'djsw-evaluation-1'))}: this "
                 f"version reads {FORMAT} ({AGAIN})"
             )
         require_record(record, EvaluationRecord)
+        for field, names in METRICS.items():
+            ends = [record["intervals"].get(name, ()) for name in names]
+            if record[field].keys() != {*names} or any(len(each) != 2 for each in ends):
+                raise TypeError(f"{field} and their intervals are not {', '.join(names)}")
+        if [*map(len, record["confusion"])] != len(record["classes"]) * [len(record["classes"])]:
+            raise TypeError("confusion is not of the classes")
     except FileNotFoundError:
         raise UsageError(
             f"{path} is missing (evaluate its checkpoint under that --exp_name)"

@@ -16,7 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.errors import UsageError, escaped
 from utils.records.files import ROOT, relative_to_root, sha256_of, write_text
+from utils.records.typed import LIMIT, read_bytes, shown
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,10 @@ SLURM_VARIABLES = (
     "SLURM_ARRAY_TASK_ID",
     "SLURM_RESTART_COUNT",
 )
+#: Where the name of the container's image may be, which the first two set inside of it.
+IMAGE_VARIABLES = ("SINGULARITY_CONTAINER", "APPTAINER_CONTAINER", "DJSW_CONTAINER")
+#: Most characters of a diff or a script that a record keeps: whole, it would be refused by readers.
+TEXT_KEPT = 1_000_000
 #: Values that only a record keeps, since they may be long.
 RECORD_ONLY = ("source", "diff", "batch_script")
 
@@ -59,8 +65,11 @@ def provenance(device: torch.device, devices: Sequence[Mapping[str, str]]) -> Pr
     """
     import torch
 
+    code = code_provenance()
+    if torch.version.hip:
+        code["versions"]["hip"] = torch.version.hip
     return {
-        **code_provenance(),
+        **code,
         "device": {
             "type": device.type,
             "name": devices[0]["device"],
@@ -74,17 +83,23 @@ def code_provenance() -> Provenance:
     """Return command, code, versions and Slurm job of this process."""
     commit, diff = _git()
     source = source_hashes()
+    texts = {"diff": diff, "batch_script": _from_run_sh("DJSW_BATCH_SCRIPT")}
+    for name, text in texts.items():
+        if text and len(text) > TEXT_KEPT:
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            texts[name] = f"left out: {len(text):,} characters with the SHA-256 {digest}"
+    image = next(filter(None, map(os.environ.get, IMAGE_VARIABLES)), "none")
     return {
         "command": _command(),
-        "working_directory": relative_to_root(Path.cwd()),
+        "working_directory": escaped(relative_to_root(Path.cwd())),
         "started": utc_now(),
         "git": commit and {"commit": commit, "changed": bool(diff.strip())},
         "source_sha256": source_sha256(source),
         "source": source,
-        "diff": diff,
-        "batch_script": _from_run_sh("DJSW_BATCH_SCRIPT"),
+        **texts,
         "versions": versions(),
-        "slurm": {name: os.environ[name] for name in SLURM_VARIABLES if name in os.environ},
+        "container": None if image == "none" else escaped(Path(image).name),
+        "slurm": {n: escaped(os.environ[n]) for n in SLURM_VARIABLES if n in os.environ},
     }
 
 
@@ -181,13 +196,16 @@ def _command() -> str:
             flag, equals, value = word.partition("=")
         path = relative_to_root(value) if Path(value).is_absolute() else value
         words.append(flag + equals + path)
-    return shlex.join(["python", *words])
+    return escaped(shlex.join(["python", *words]))
 
 
 def _from_run_sh(variable: str) -> str | None:
-    """Return the text of the file that ``run.sh`` names in an environment variable."""
+    """Return the text of the regular file that ``run.sh`` names in an environment variable."""
     path = os.environ.get(variable)
-    return Path(path).read_text(encoding="utf-8", errors="replace") if path else None
+    try:
+        return read_bytes(Path(path), LIMIT).decode(errors="replace") if path else None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{variable} is {path!r}: {shown(error)}; unset it") from None
 
 
 def _git() -> tuple[str | None, str]:
@@ -199,7 +217,7 @@ def _git() -> tuple[str | None, str]:
     text = _from_run_sh("DJSW_GIT")
     if text is not None:
         commit, _, diff = text.partition("\n")
-        return commit or None, diff
+        return escaped(commit) or None, diff
 
     def git(*arguments: str) -> str:
         # A colleague may run what another has cloned.

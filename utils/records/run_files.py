@@ -1,5 +1,6 @@
 """The files that a run owns, all named after its experiment, and the lock on that name."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,9 +45,9 @@ class RunFiles:
     def require_new(self) -> None:
         """Refuse a name that is taken.
 
-        :raises UsageError: a file of this name exists.
+        :raises UsageError: a file of this name exists, or a folder or link for its events.
         """
-        existing = self.existing()
+        existing = [*self.existing(), *filter(os.path.lexists, [self.path("tensorboard")])]
         if self.state in existing:
             raise self.taken(self.state, ", or --resume to continue that run")
         if existing:

@@ -56,8 +56,8 @@ def require_record(record: Any, expected: Any, *leaf: type) -> None:
 
     :raises ValueError, TypeError: it is damaged or does not fit; the sentence names the field.
     """
-    check_type(record, expected)
     require_plain(record, *leaf)
+    check_type(record, expected)
     name = record.get("exp_name", "none")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{,99}", name):  # other names are made from it
         raise ValueError(f"exp_name is {shown(name)!r}, no name of an experiment")
@@ -125,11 +125,11 @@ def _tensor_sha256(tensor: Any) -> list[Any]:
 def check_type(value: Any, expected: Any, name: str = "it") -> None:
     """Check ``value`` against a TypedDict, list, mapping, class or ``X | None``, recursively.
 
-    Keys that a TypedDict does not have are ignored: later versions may add some.
+    Text must be printable. Keys that a TypedDict lacks are ignored: later versions may add some.
 
     :raises TypeError: it does not fit; the sentence names the field and its value.
     """
-    origin, arguments = get_origin(expected), get_args(expected)
+    origin, arguments, untyped = get_origin(expected), get_args(expected), expected in (Any, object)
     if type(None) in arguments:
         if value is not None:
             check_type(value, arguments[0], name)
@@ -144,14 +144,17 @@ def check_type(value: Any, expected: Any, name: str = "it") -> None:
         _require(isinstance(value, list), value, "a list", name)
         for number, each in enumerate(value):
             check_type(each, arguments[0], f"{name}[{number}]")
-    elif origin in (dict, Mapping):
+    elif origin in (dict, Mapping) or (untyped and isinstance(value, Mapping)):
         _require(isinstance(value, Mapping), value, "an object", name)
         for key, each in value.items():
-            check_type(each, arguments[1], f"{name}.{shown(key)}")
-    elif expected not in (Any, object):
+            check_type(key, str, f"a name in {name}")
+            check_type(each, Any if untyped else arguments[1], f"{name}.{shown(key)}")
+    elif not untyped:
         fits = isinstance(value, (int, float) if expected is float else expected)
         odd = isinstance(value, bool) and expected is not bool  # a bool is an int to Python
         _require(fits and not odd, value, expected.__name__, name)
+    if isinstance(value, str):
+        _require(value.isprintable(), value, "printable text", name)
 
 
 def _require(fits: bool, value: object, expected: str, name: str) -> None:

@@ -204,11 +204,14 @@ def save_sweep(
         bars.barh([_plain(name) for name in importance], list(importance.values()))
         bars.set(xlabel="share of the variance (fANOVA)", ylim=(len(importance) - 0.5, -0.5))
     means = next(axes)
-    for each, histories in zip(ranked, curves, strict=False):
+    labels = [settings_text(each.settings) for each in ranked]
+    if max(map(len, labels)) > 40:
+        labels = [f"rank {number + 1}" for number in range(len(ranked))]
+    for label, histories in zip(labels, curves, strict=False):
         length = min(map(len, histories))
         values = np.array([losses[:length] for losses in histories])
         epochs = np.arange(1, length + 1)
-        (line,) = means.plot(epochs, values.mean(0), label=_plain(settings_text(each.settings)))
+        (line,) = means.plot(epochs, values.mean(0), label=_plain(label))
         if len(values) > 1:
             ends = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
             means.fill_between(epochs, *ends, color=line.get_color(), alpha=0.2)
@@ -240,9 +243,10 @@ def _draw_setting(axes: Any, name: str, ranked: Sequence[RankedSettings]) -> Non
 
 def _plain_log(axis: Any) -> None:
     """Label a logarithmic axis with 0.02, 0.05, 0.1, …; powers of ten take 0.1 s to draw."""
+    low, high = axis.get_view_interval()
     axis.set_minor_locator(LogLocator(subs=(2, 5)))
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}" if high < 100 * low else NullFormatter())
 
 
 def _plain(text: str) -> str:

@@ -5,14 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.records.evaluation import Results
+from utils.records.evaluation import METRICS, Results
 from utils.statistics import intervals, probabilities
 
-CLASSIFICATION = (
-    *("accuracy", "balanced_accuracy", "precision", "recall", "f1"),
-    *("weighted_precision", "weighted_recall", "weighted_f1"),
-)
-LABEL_DISTANCE = ("mse", "rmse", "mae", "r2")
 OF_CLASS = ("precision", "recall", "f1")
 
 
@@ -57,12 +52,12 @@ def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence
     return {
         "images": len(classes),
         "correct": correct,
-        "metrics": {name: values[name] for name in CLASSIFICATION},
+        "metrics": {name: values[name] for name in METRICS["metrics"]},
         "probabilities": {
             **{name: float(each.mean()) for name, each in losses.items()},
             "expected_calibration_error": probabilities.expected_calibration_error(bins, gaps),
         },
-        "label_distance": {name: values[name] for name in LABEL_DISTANCE},
+        "label_distance": {name: values[name] for name in METRICS["label_distance"]},
         "intervals": ends,
         "per_class": per_class,
         "confusion": confusion.tolist(),
