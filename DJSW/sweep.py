@@ -27,6 +27,7 @@ from contextlib import redirect_stderr
 from dataclasses import fields
 from itertools import cycle, islice
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from DJSW.arguments import TrainArguments, add_flag
@@ -145,7 +146,7 @@ def _value(name: str, text: str) -> Any:
         raise UsageError(f"--grid {name}: {error}") from None
 
 
-def work(sweep: Sweep, errors: Any, core: int | None) -> None:
+def work(sweep: Sweep, errors: Connection, core: int | None) -> None:
     """Be a worker process; ``errors`` takes the exit status and the sentence, if it fails."""
     os.environ["TQDM_DISABLE"] = "1"
     if core is not None:
@@ -154,7 +155,7 @@ def work(sweep: Sweep, errors: Any, core: int | None) -> None:
     with redirect_stderr(stderr):
         status = cli.run_command(take_trials, argparse.Namespace(sweep=sweep))
     if status:
-        errors.put((status, stderr.getvalue().strip().removeprefix("error: ")))
+        errors.send((status, stderr.getvalue().strip().removeprefix("error: ")))
     sys.exit(status)
 
 
@@ -171,7 +172,7 @@ def run_workers(sweep: Sweep, count: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
-    errors = context.SimpleQueue()
+    failed, errors = context.Pipe(duplex=False)
     own: list[int | None] = [None] * count
     if hasattr(os, "sched_getaffinity") and count >= cores():
         # A core each: without it two tuned runs of WMLP on two cores took 1.2 to 1.6 times as long,
@@ -195,8 +196,8 @@ def run_workers(sweep: Sweep, count: int) -> None:
             f"stopped by {stop_request.signal}; states are saved: the same command continues",
             EXIT_STATUS[stop_request.signal],
         )
-    if not errors.empty():
-        status, sentence = errors.get()
+    if failed.poll():
+        status, sentence = failed.recv()
         raise (UsageError if status == UsageError.exit_status else RunError)(sentence)
 
 

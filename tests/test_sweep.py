@@ -269,7 +269,7 @@ def test_a_signal_stops_all_workers_with_their_states_saved(project, number):
 
 def test_killed_workers_lose_no_trial(project):
     """The others take up what a killed one had; the weights are those of an undisturbed sweep."""
-    flags = ("--grid", "lr=0.001,0.01", "--seeds", "1-3", "--num_epochs", "30", "--jobs", "2")
+    flags = ("--grid", "lr=0.001,0.01", "--seeds", "1-3", "--num_epochs", "150", "--jobs", "2")
     process = start(project, "--exp_name", "calm", *flags)
     _, error = process.communicate(timeout=100)
     assert process.returncode == 0, error
@@ -277,8 +277,9 @@ def test_killed_workers_lose_no_trial(project):
     random.seed(0)
     killed = 0
     while process.poll() is None and killed < 4:
-        time.sleep(random.uniform(0.5, 2.5))
-        if pids := children(process):
+        time.sleep(random.uniform(0.1, 0.8))
+        pids = children(process)
+        if pids and list((project / "out").glob("storm_*_history.csv")):
             os.kill(random.choice(pids), signal.SIGKILL)
             killed += 1
     out, error = process.communicate(timeout=100)

@@ -199,10 +199,9 @@ def _load_state(checkpointer: Checkpointer) -> None:
         model.load_state_dict(state["weights"])
         checkpointer.optimizer.load_state_dict(state["optimizer"])
         require_plain([rows, state["seconds"]], finite=True)
-        if [row["epoch"] for row in rows] != [*range(1, len(rows) + 1)]:
-            raise ValueError("history is not of the epochs 1, 2, 3 …")
-        if min([state["seconds"], *(row["seconds"] for row in rows)]) < 0:
-            raise ValueError("seconds are below 0")
+        epochs, seconds = [row["epoch"] for row in rows], [row["seconds"] for row in rows]
+        if epochs != [*range(1, len(rows) + 1)] or min([*seconds, state["seconds"]]) < 0:
+            raise ValueError("epochs are not 1, 2, 3 …, or seconds are below 0")
         tensors = [losses, *best_weights.values(), *state["weights"].values()]
         finite = all(bool(each.isfinite().all()) for each in tensors)
         if losses.dim() != 1 or not losses.is_floating_point() or not finite:
