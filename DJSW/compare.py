@@ -31,13 +31,14 @@ from typing import Any
 
 from DJSW import recipes
 from DJSW.arguments import EvaluateArguments, TrainArguments
-from DJSW.pipelines import DATASETS, PEOPLE, open_split
+from DJSW.pipelines import DATASETS, PEOPLE, PROCESSED, open_split
 from utils.cli import Parser, fold, output_flags, positive_int, run_command, seed_list
 from utils.distributed.environment import cores, require_single_process
 from utils.errors import MissingData, UsageError
 from utils.records import files
-from utils.records.evaluation import read_evaluation
+from utils.records.evaluation import Evaluation, read_evaluation
 from utils.records.files import ROOT, sha256_of
+from utils.records.h5 import array_hashes, read_h5
 from utils.records.provenance import code_provenance, flat, write_json
 from utils.records.run import read_run, require_same_run
 from utils.records.run_files import RunFiles
@@ -45,6 +46,7 @@ from utils.records.typed import shown
 from utils.report.comparison_page import comparison_csv, comparison_page, validation_page
 from utils.report.tables import csv_text
 from utils.statistics.comparison import TestSet, rank_by_test_set, rank_by_validation
+from utils.statistics.intervals import Clusters
 
 
 def parser() -> Parser:
@@ -97,7 +99,7 @@ def command(args: argparse.Namespace) -> None:
         print("checked     this command would run")
         _report_missing(missing)
         return
-    compared = rank_by_test_set([read_evaluation(path) for path in paths])
+    compared = rank_by_test_set([read_evaluation(path) for path in paths], clusters_of)
     record = {
         "exp_name": exp_name,
         "evaluations": [
@@ -153,6 +155,24 @@ def count_validation_images(dataset: str, images_sha256: str, part: str) -> int 
         if data.sha256["images_sha256"] == images_sha256:
             return len(split_rows(len(data), fold(part) if part else None)[1])
     return None
+
+
+def clusters_of(evaluation: Evaluation) -> Clusters:
+    """Return the writers of a test set, where its file is here and has them; else runs of images.
+
+    :raises UsageError: the file is damaged.
+    """
+    data, writers = evaluation.record["dataset"], None
+    path = PROCESSED / DATASETS[data["name"]].test_file if data["name"] in DATASETS else None
+    if path is not None and path.exists():
+        try:
+            arrays = read_h5(path)[1]
+        except ValueError as error:
+            raise UsageError(f"{path}: {error} (delete it to create it again)") from None
+        found = array_hashes({name: arrays[name] for name in ("images", "labels")})
+        if all(found[name] == data.get(name) for name in found):
+            writers = arrays.get("writers")
+    return Clusters.of(writers, len(evaluation.labels))
 
 
 def save(

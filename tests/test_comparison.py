@@ -19,6 +19,7 @@ from utils.statistics.comparison import (
 )
 
 LABELS = np.resize([0, 1], 40)
+SINGLE = intervals.Clusters("images", np.arange(40))
 METRICS = ("balanced_accuracy", "f1", "cross_entropy", "brier", "expected_calibration_error")
 
 
@@ -44,28 +45,33 @@ def evaluation(name, errors, *, seed=None, weights=None, saved="best", lr=0.1, i
     return Evaluation(Path(f"{name}_metrics.json"), record, LABELS, predicted)
 
 
+def rank(evaluations):
+    """Rank them, with every image a cluster."""
+    return rank_by_test_set(evaluations, lambda evaluation: SINGLE)
+
+
 def entries(*evaluations):
-    (test_set,) = rank_by_test_set(evaluations)
+    (test_set,) = rank(evaluations)
     return [(entry.name, len(entry.runs)) for entry in test_set.entries]
 
 
 def test_ranks_and_differences():
-    (test_set,) = rank_by_test_set([evaluation("a", 9), evaluation("b", 3), evaluation("c", 3)])
+    (test_set,) = rank([evaluation("a", 9), evaluation("b", 3), evaluation("c", 3)])
     assert [entry.name for entry in test_set.entries] == ["b", "c", "a"]
     assert [rank for rank, _ in test_set.ranking] == [1, 1, 3]
     equal, first, second = test_set.differences
-    assert (equal.only_first, equal.only_second, equal.mcnemar_p) == (0, 0, 1)
+    assert (equal.only_first, equal.only_second, equal.p) == (0, 0, 1)
     for difference in (first, second):
         assert difference.difference == pytest.approx(6 / 40)
         assert (difference.only_first, difference.only_second) == (6, 0)
-        assert difference.mcnemar_p == pytest.approx(2 / 2**6)
+        assert difference.p == pytest.approx(2 / 2**6)
         assert difference.holm_p == pytest.approx(3 * 2 / 2**6)
         low, high = difference.interval
         assert 0 < low < difference.difference < high
 
 
 def test_only_equal_images_are_one_test_set():
-    found = rank_by_test_set([evaluation("a", 1), evaluation("b", 2, images="other")])
+    found = rank([evaluation("a", 1), evaluation("b", 2, images="other")])
     assert [len(test_set.entries) for test_set in found] == [1, 1]
     assert found[0].name != found[1].name and not found[0].differences
     page = comparison_page(found, "x")
@@ -114,7 +120,7 @@ def test_equal_names_become_paths():
 
 def test_many_entries_are_compared_with_the_best(monkeypatch):
     monkeypatch.setattr(comparison, "ALL_PAIRS", 2)
-    (test_set,) = rank_by_test_set([evaluation(name, k) for k, name in enumerate("abc")])
+    (test_set,) = rank([evaluation(name, k) for k, name in enumerate("abc")])
     pairs = [(each.first, each.second) for each in test_set.differences]
     assert pairs == [("a", "b"), ("a", "c")]
     assert "compared with the best one only" in comparison_page([test_set], "x")
@@ -122,14 +128,14 @@ def test_many_entries_are_compared_with_the_best(monkeypatch):
 
 def test_seeds_have_mean_deviation_and_an_interval():
     runs = [evaluation(f"run_{seed}", errors, seed=seed) for seed, errors in ((1, 4), (2, 8))]
-    (test_set,) = rank_by_test_set([*runs, evaluation("alone", 20)])
+    (test_set,) = rank([*runs, evaluation("alone", 20)])
     entry = test_set.entries[0]
     assert entry.accuracy == pytest.approx(0.85)
     assert entry.mean_and_deviation("accuracy") == pytest.approx((0.85, 0.05 * 2**0.5))
     assert entry.mean_and_deviation("r2") == (None, None)
-    assert entry.interval == intervals.accuracy_interval(entry.correct, LABELS)
+    assert entry.interval == intervals.accuracy_interval(entry.correct, SINGLE)
     (difference,) = test_set.differences
-    assert difference.mcnemar_p is difference.holm_p is difference.only_first is None
+    assert difference.p is difference.holm_p is difference.only_first is None
     page = comparison_page([test_set], "x")
     assert "| 1   | run (2 seeds) | M 2-2   | 0.8500 ± 0.0707 |" in page
     assert "- run (2 seeds): lr 0.1; seed 1, 2\n- alone: unknown: a bare state dict" in page
@@ -194,7 +200,7 @@ def test_mean_and_deviation():
 
 
 def test_record_is_plain():
-    (test_set,) = rank_by_test_set([evaluation("a", 1), evaluation("b", 2)])
+    (test_set,) = rank([evaluation("a", 1), evaluation("b", 2)])
     record: dict[str, Any] = copy.deepcopy(test_set.record())
     assert record["dataset"] == {"name": "d", "images_sha256": "i", "labels_sha256": "l"}
     assert [row["rank"] for row in record["ranking"]] == [1, 2]
@@ -203,7 +209,7 @@ def test_record_is_plain():
 
 
 def test_arguments_of_the_network_are_named_where_they_differ():
-    found = rank_by_test_set([evaluation("a", 9, seed=1), evaluation("b", 3, seed=1, width=4)])
+    found = rank([evaluation("a", 9, seed=1), evaluation("b", 3, seed=1, width=4)])
     page = comparison_page(found, "x", ["usps_0_6"])
     assert "- b: lr 0.1; seed 1; width 4\n- a: lr 0.1; seed 1; width 2" in page
     assert "Left out, since their digits were out of reach: usps_0_6." in page

@@ -23,7 +23,7 @@ from utils.records.files import exclusive_output
 from utils.records.provenance import without_nan
 from utils.report import figures
 from utils.report.evaluation_page import evaluation_page, evaluation_summary
-from utils.statistics import probabilities
+from utils.statistics import intervals, probabilities
 from utils.statistics.measure import measure
 
 random = np.random.default_rng(0)
@@ -87,13 +87,12 @@ def test_numbers_follow_from_the_predictions(measured):
 
     ends = record["intervals"]
     correct = digits == predicted
-    assert ends["accuracy"] == pytest.approx(wilson(correct.sum(), 43)) == ends["weighted_recall"]
-    for name, values in losses.items():
-        expected = scipy.stats.norm.interval(0.95, values.mean(), scipy.stats.sem(values))
-        assert ends[name] == pytest.approx(expected, rel=1e-4)
-    for row in record["per_class"]:
-        own = digits == row["digit"]
-        assert row["intervals"]["recall"] == pytest.approx(wilson(correct[own].sum(), own.sum()))
+    clusters = record["clusters"]
+    assert (clusters["kind"], clusters["count"]) == ("runs of 10 consecutive images", 5)
+    assert clusters["wilson"] == pytest.approx(wilson(correct.sum(), 43))
+    expected = intervals.accuracy_interval(correct[None], intervals.Clusters.of(None, 43))
+    assert ends["accuracy"] == list(expected) == ends["weighted_recall"]
+    assert record["series"] == []  # the file does not have them
     for row in record["calibration"]:
         inside = (p.max(1) > row["above"]) & (p.max(1) <= row["up_to"])
         assert (row["images"], row["right"]) == (inside.sum(), correct[inside].sum())

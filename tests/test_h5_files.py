@@ -42,7 +42,7 @@ def test_more_images_than_a_file_may_hold_are_refused(tmp_path, monkeypatch):
     """What is written can be read: the limit is the reader's."""
     monkeypatch.setattr(h5, "LIMIT", 10_000)
     raw = h5_files.RawSplit(np.zeros((9, 16, 16), np.uint8), np.zeros(9, np.uint8), "mine", {})
-    with pytest.raises(RunError, match="mine: 9 images take 2304 bytes, more than 10000"):
+    with pytest.raises(RunError, match="mine: 9 images take 2313 bytes, more than 10000"):
         h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, lambda: raw)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(h5, "LIMIT", 20_000)

@@ -12,9 +12,16 @@ from test_metrics import CASES, CLASSES
 
 from utils import metrics
 from utils.statistics import intervals
+from utils.statistics.intervals import Clusters
 from utils.statistics.probabilities import expected_calibration_error
 
 random = np.random.default_rng(0)
+STATE = random.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order_of_tests():
+    random.bit_generator.state = STATE
 
 
 @pytest.mark.parametrize(
@@ -32,14 +39,45 @@ def test_wilson_reproduces_published_examples():
     assert intervals.wilson(0, 0) == (0, 1)
 
 
+def one_each(images):
+    """Return clusters of one image each."""
+    return Clusters("images", np.arange(images))
+
+
+def mcnemar(only_first, only_second):
+    """Return the p-value where every image is a cluster."""
+    return intervals.paired_p(np.repeat([1, -1, 0], [only_first, only_second, 5]))
+
+
 @pytest.mark.parametrize(
     ("first", "second"), [(0, 0), (0, 1), (1, 1), (5, 5), (0, 12), (3, 12), (59, 6), (121, 59)]
 )
-def test_mcnemar_is_the_binomial_test(first, second):
+def test_for_single_images_the_sign_flip_test_is_mcnemars(first, second):
     expected = scipy.stats.binomtest(first, first + second).pvalue if first + second else 1
-    assert intervals.mcnemar(first, second) == pytest.approx(expected, rel=1e-12)
-    assert intervals.mcnemar(first, second) == pytest.approx(exact(first, second), rel=1e-12)
-    assert intervals.mcnemar(second, first) == intervals.mcnemar(first, second)
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-12)
+    assert mcnemar(first, second) == pytest.approx(exact(first, second), rel=1e-12)
+    assert mcnemar(second, first) == mcnemar(first, second)
+
+
+@pytest.mark.parametrize("differences", [[2, -1, 3, 0, 1], [5, 1, 1, 1, -2], [1], [4, -4], []])
+def test_sign_flips_agree_with_all_of_them_counted(differences):
+    sums = [sum(s * d for s, d in zip(signs, differences, strict=True))
+            for signs in product((1, -1), repeat=len(differences))]  # fmt: skip
+    expected = np.mean([abs(each) >= abs(sum(differences)) for each in sums])
+    assert intervals.paired_p(np.array(differences)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_sign_flips_agree_with_scipys_permutations():
+    differences = random.integers(-3, 5, 12)
+    found = scipy.stats.permutation_test(
+        (differences, -differences),
+        lambda a, b, axis: np.sum(a, axis),
+        permutation_type="samples",
+        n_resamples=np.inf,
+        vectorized=True,
+    )
+    # SciPy doubles the smaller tail, which is the same for a symmetric distribution.
+    assert intervals.paired_p(differences) == pytest.approx(found.pvalue, rel=1e-9)
 
 
 def exact(first, second):
@@ -51,13 +89,10 @@ def exact(first, second):
 
 def test_mcnemar_by_hand_and_for_many_images():
     # 1 and 5 of 6: P(0 or 1 heads in 6 throws) = 7/64, both sides
-    assert intervals.mcnemar(1, 5) == pytest.approx(14 / 64, rel=1e-15)
-    assert intervals.mcnemar(2900, 2943) == pytest.approx(
-        scipy.stats.binomtest(2900, 5843).pvalue, rel=1e-10
-    )
-    assert intervals.mcnemar(0, 900) == pytest.approx(exact(0, 900), rel=1e-12)
-    assert 0 < intervals.mcnemar(0, 900) < 1e-260
-    assert intervals.mcnemar(2, 5000) == 0
+    assert mcnemar(1, 5) == pytest.approx(14 / 64, rel=1e-15)
+    assert mcnemar(0, 900) == pytest.approx(exact(0, 900), rel=1e-12)
+    assert 0 < mcnemar(0, 900) < 1e-260
+    assert mcnemar(2, 2000) == 0
 
 
 def test_holm_by_hand():
@@ -66,14 +101,6 @@ def test_holm_by_hand():
     assert intervals.holm([0.6, 0.9]) == [1.0, 1.0]
     assert intervals.holm([0.02]) == [0.02]
     assert intervals.holm([]) == []
-
-
-def test_mean_agrees_with_scipys_standard_error():
-    values = random.exponential(size=400)
-    expected = scipy.stats.norm.interval(0.95, values.mean(), scipy.stats.sem(values))
-    assert intervals.mean_interval(values) == pytest.approx(expected)
-    assert intervals.mean_interval(np.array([0.0, 0.0, 0.0, 1.0]))[0] == 0
-    assert all(map(math.isnan, intervals.mean_interval(np.ones(1))))
 
 
 def confusion_of(y_true, y_pred):
@@ -112,46 +139,121 @@ def test_metrics_of_stacked_confusions_equal_those_of_each():
 
 
 def test_resampled_distribution_by_hand():
-    """Two images of one class, one correct; three of another, one correct: 3 x 4 outcomes."""
-    draws = intervals.resample_confusion(np.array([[1, 1], [2, 1]]), resamples=40_000)
-    assert (draws.sum(2) == [2, 3]).all()
-    for (first, p_first), (second, p_second) in product(
-        [(0, 1 / 4), (1, 1 / 2), (2, 1 / 4)], [(0, 8 / 27), (1, 12 / 27), (2, 6 / 27), (3, 1 / 27)]
-    ):
-        found = ((draws[:, 0, 0] == first) & (draws[:, 1, 1] == second)).mean()
-        expected = p_first * p_second
-        assert found == pytest.approx(expected, abs=4 * math.sqrt(expected / 40_000))
-    assert np.array_equal(
-        draws, intervals.resample_confusion(np.array([[1, 1], [2, 1]]), resamples=40_000)
+    """Three writers with 1, 2 and 3 images; each is drawn as often as a die of three shows it."""
+    numbers = np.repeat([0, 1, 2], [1, 2, 3])
+    true, predicted = np.array([0, 0, 1, 1, 1, 1]), np.array([0, 1, 1, 1, 0, 0])
+    draws = Clusters("writers", numbers).resample_confusion(true, predicted, 2)
+    of_writer = np.array([[[1, 0], [0, 0]], [[0, 1], [0, 1]], [[0, 0], [2, 1]]])
+    for drawn in product(range(3), repeat=3):
+        counts = np.bincount(drawn, minlength=3)
+        ways = math.factorial(3) / math.prod(map(math.factorial, counts))
+        confusion = (counts[:, None, None] * of_writer).sum(0)
+        found = (draws == confusion).all((1, 2)).mean()
+        expected = ways / 27
+        assert found == pytest.approx(expected, abs=4 * math.sqrt(expected / intervals.RESAMPLES))
+
+
+def simulated(count, accuracy=0.8):
+    """Return clusters of 1 to 9 images, true and predicted classes; errors come in clusters."""
+    numbers = np.repeat(np.arange(count), random.integers(1, 10, count))
+    classes = random.integers(4, 10, len(numbers))
+    right = (
+        random.random(len(numbers)) < random.beta(accuracy * 3, (1 - accuracy) * 3, count)[numbers]
     )
+    return Clusters("writers", numbers), classes, np.where(right, classes, random.integers(4, 10))
 
 
-def test_bootstrap_agrees_with_drawing_single_images():
-    """The reference draws images one by one within each class and uses scikit-learn."""
-    y_true = random.integers(4, 10, 300)
-    y_pred = np.where(random.random(300) < 0.8, y_true, random.integers(4, 10, 300))
+def by_hand(clusters, metric, count=1500):
+    """Return a metric of the rows of test sets, whose writers are drawn in a loop."""
+    members = [np.flatnonzero(clusters.numbers == k) for k in range(clusters.count)]
+    drawn = (random.integers(0, len(members), len(members)) for _ in range(count))
+    return np.array([metric(np.concatenate([members[k] for k in each])) for each in drawn])
+
+
+def test_bootstrap_agrees_with_a_loop_over_writers():
+    clusters, y_true, y_pred = simulated(60)
     drawn = intervals.metrics_from_confusion(
-        intervals.resample_confusion(confusion_of(y_true, y_pred)), CLASSES
+        clusters.resample_confusion(y_true - 4, y_pred - 4, 6), CLASSES
     )
-    by_hand = []
-    for _ in range(600):
-        rows = np.concatenate([random.choice(own, len(own)) for own in rows_by_class(y_true)])
-        by_hand.append(metrics.f1(y_true[rows], y_pred[rows], CLASSES))
-    assert drawn["f1"].mean() == pytest.approx(np.mean(by_hand), abs=0.004)
-    assert drawn["f1"].std() == pytest.approx(np.std(by_hand), rel=0.12)
-    assert intervals.percentile_interval(drawn["f1"]) == pytest.approx(
-        np.quantile(by_hand, [0.025, 0.975]), abs=0.012
+    expected = by_hand(clusters, lambda rows: metrics.f1(y_true[rows], y_pred[rows], CLASSES), 600)
+    assert drawn["f1"].mean() == pytest.approx(expected.mean(), abs=0.01)
+    assert drawn["f1"].std() == pytest.approx(expected.std(), rel=0.12)
+    correct = y_true == y_pred
+    accuracies = by_hand(clusters, lambda rows: correct[rows].mean())
+    assert drawn["accuracy"].std() == pytest.approx(accuracies.std(), rel=0.08)
+    found = clusters.resample_means(np.stack([correct, 2.0 * correct]))
+    assert found[:, 0] == pytest.approx(drawn["accuracy"])
+    assert found[:, 1] == pytest.approx(2 * found[:, 0])
+
+
+def test_variance_agrees_with_the_ratio_estimators():
+    """Cochran, "Sampling Techniques" (1977), section 6.3: the variance of a ratio of two sums."""
+    clusters, y_true, y_pred = simulated(300, 0.95)
+    correct = y_true == y_pred
+    errors, sizes = np.bincount(clusters.numbers, ~correct), np.bincount(clusters.numbers)
+    residuals = errors - errors.sum() / sizes.sum() * sizes
+    variance = residuals.var(ddof=1) * len(sizes) / sizes.sum() ** 2
+    drawn = clusters.resample_means(correct[None])[:, 0]
+    assert drawn.var() == pytest.approx(variance, rel=0.06)
+    accuracy = correct.mean()
+    effect = intervals.design_effect(int(correct.sum()), len(correct), drawn)
+    assert effect == pytest.approx(variance * len(correct) / accuracy / (1 - accuracy), rel=0.06)
+
+
+def test_interval_of_independent_images_is_wilsons():
+    correct = np.repeat([True, False], [970, 30])
+    ends = intervals.accuracy_interval(correct[None], one_each(1000))
+    assert ends == pytest.approx(intervals.wilson(970, 1000), abs=5e-4)
+    assert ends[0] <= intervals.wilson(970, 1000)[0]
+    assert intervals.accuracy_interval(correct[None, :970], one_each(970)) == intervals.wilson(
+        970, 970
     )
 
 
-def rows_by_class(classes):
-    return [np.flatnonzero(classes == number) for number in np.unique(classes)]
+@pytest.mark.parametrize(
+    ("accuracy", "correlation", "writers", "images"),
+    [(0.977, 0.05, 297, 20), (0.95, 0.1, 152, 10), (0.999, 0.02, 297, 14), (0.9, 0.0, 100, 20)],
+)
+def test_coverage_of_simulated_writers(accuracy, correlation, writers, images):
+    """The interval covers the truth in 93 to 97 % of 1000 test sets whose errors come by writer.
+
+    A writer's error rate is drawn from a beta distribution; then so are the images' errors.
+    """
+    draws = np.random.default_rng(1)
+    spread = (1 - correlation) / max(correlation, 1e-9)
+    covered, by_wilson = 0, 0
+    for _ in range(1000):
+        sizes = draws.integers(images // 2, images * 3 // 2 + 1, writers)
+        rates = draws.beta((1 - accuracy) * spread, accuracy * spread, writers)
+        errors = draws.binomial(sizes, rates)
+        resampled = 1 - _ratio(errors, sizes)
+        correct, count = int((sizes - errors).sum()), int(sizes.sum())
+        low, high = intervals.proportion_interval(correct, count, resampled)
+        covered += low <= accuracy <= high
+        low, high = intervals.wilson(correct, count)
+        by_wilson += low <= accuracy <= high
+    assert 930 <= covered <= 970
+    if correlation >= 0.05:
+        assert by_wilson < 900
+
+
+def _ratio(errors, sizes):
+    clusters = Clusters("writers", np.arange(len(sizes)))
+    sums = clusters.resample_sums(np.stack([errors, sizes]))
+    return sums[:, 0] / sums[:, 1]
+
+
+def test_writers_and_runs_of_images():
+    found = Clusters.of(np.array([300, 7, 300, 12]), 4)
+    assert (found.kind, found.count, found.numbers.tolist()) == ("writers", 3, [2, 0, 2, 1])
+    runs = Clusters.of(None, 25)
+    assert runs.kind == "runs of 10 consecutive images"
+    assert np.bincount(runs.numbers).tolist() == [10, 10, 5]
 
 
 def test_difference_agrees_with_scipys_paired_bootstrap():
-    classes = np.zeros(400, dtype=int)  # one class: SciPy does not stratify
     first, second = random.random(400) < 0.9, random.random(400) < 0.8
-    found = intervals.difference_interval(first[None], second[None], classes)
+    found = intervals.difference_interval(first[None], second[None], one_each(400))
     expected = scipy.stats.bootstrap(
         (first, second),
         lambda a, b, axis=-1: a.mean(axis) - b.mean(axis),
@@ -162,49 +264,30 @@ def test_difference_agrees_with_scipys_paired_bootstrap():
     assert found == pytest.approx(tuple(expected), abs=0.004)
 
 
-def test_difference_draws_images_within_classes():
-    """One class is all correct, the other all wrong: within the classes nothing varies."""
-    correct = np.repeat([True, False], 50)
-    classes = np.repeat([0, 1], 50)
-    none = np.zeros((1, 100), dtype=bool)
-    assert intervals.difference_interval(correct[None], none, classes) == (0.5, 0.5)
-    low, high = intervals.difference_interval(correct[None], none, np.zeros(100))
-    assert low < 0.42 and high > 0.58
-
-
 def test_difference_of_several_seeds():
     """Two seeds that differ a lot: most of the width comes from which seeds are drawn."""
-    classes = np.zeros(1000, dtype=int)
     seeds = np.stack([random.random(1000) < 0.9, random.random(1000) < 0.5])
     zero = np.zeros((1, 1000), dtype=bool)
-    low, high = intervals.difference_interval(seeds, zero, classes)
+    low, high = intervals.difference_interval(seeds, zero, one_each(1000))
     assert low == pytest.approx(0.5, abs=0.05) and high == pytest.approx(0.9, abs=0.03)
-    assert intervals.accuracy_interval(seeds, classes) == pytest.approx((low, high), abs=0.01)
+    ends = intervals.accuracy_interval(seeds, one_each(1000))
+    assert ends == pytest.approx((low, high), abs=0.01)
     same = np.stack([seeds[0], seeds[0]])
-    once = intervals.accuracy_interval(seeds[:1], classes)
-    assert intervals.accuracy_interval(same, classes) == pytest.approx(once, abs=0.005)
-    assert once == pytest.approx(intervals.wilson(seeds[0].sum(), 1000), abs=0.005)
+    once = intervals.accuracy_interval(seeds[:1], one_each(1000))
+    assert intervals.accuracy_interval(same, one_each(1000)) == pytest.approx(once, abs=0.005)
 
 
-def test_calibration_error_agrees_with_drawing_single_images():
-    classes = random.integers(0, 3, 600)
-    confidence = random.uniform(0.4, 1, 600)
-    gaps = confidence - (random.random(600) < confidence - np.array([0.4, 0.0, -0.2])[classes])
-    bins = (confidence * 15).astype(int)
-    by_hand = []
-    for _ in range(1000):
-        rows = np.concatenate([random.choice(own, len(own)) for own in rows_by_class(classes)])
-        by_hand.append(expected_calibration_error(bins[rows], gaps[rows]))
-    low, high = np.quantile(by_hand, [0.025, 0.975])
+def test_calibration_error_agrees_with_a_loop_over_writers():
+    clusters, classes, predicted = simulated(120)
+    confidence = random.uniform(0.4, 1, len(classes))
+    gaps, bins = confidence - (classes == predicted), (confidence * 15).astype(int)
+    expected = by_hand(clusters, lambda rows: expected_calibration_error(bins[rows], gaps[rows]))
+    low, high = np.quantile(expected, [0.025, 0.975])
     measured = expected_calibration_error(bins, gaps)
-    found = intervals.calibration_error_interval(bins, gaps, classes)
-    assert found == pytest.approx((2 * measured - high, 2 * measured - low), abs=0.008)
-    # One class is always correct, the other always wrong, at equal confidence: nothing varies.
-    sure = np.repeat([0.2, -0.8], 50)
-    fixed = intervals.calibration_error_interval(np.zeros(100, int), sure, np.repeat([0, 1], 50))
-    assert fixed == pytest.approx((0.3, 0.3))
+    found = intervals.calibration_error_interval(bins, gaps, clusters)
+    assert found == pytest.approx((2 * measured - high, 2 * measured - low), abs=0.012)
     # The interval contains the measured value, even if the gaps are pure noise.
-    low, high = intervals.calibration_error_interval(bins, random.choice([-0.5, 0.5], 600), classes)
-    assert low < high
-    perfect = intervals.calibration_error_interval(bins, np.zeros(600), classes)
-    assert perfect == (0, 0)
+    noise = random.choice([-0.5, 0.5], len(bins))
+    low, high = intervals.calibration_error_interval(bins, noise, clusters)
+    assert low <= expected_calibration_error(bins, noise) <= high and low < high
+    assert intervals.calibration_error_interval(bins, np.zeros(len(bins)), clusters) == (0, 0)

@@ -92,7 +92,7 @@ def test_no_hdf5_handle_stays_open(path):
 
 def ours(path: Path, **attributes: object) -> Path:
     """Write a file as ``datasetprep`` does, with the ``attributes``."""
-    path.write_bytes(h5_bytes(IMAGES, LABELS, attributes))
+    path.write_bytes(h5_bytes({"images": IMAGES, "labels": LABELS}, attributes))
     return path
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import atexit
 import difflib
 import io
 import logging
@@ -9,6 +10,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import chdir, suppress
 from datetime import UTC, datetime
@@ -66,6 +68,11 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     for name in ("PIL", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # fontconfig, which matplotlib asks for fonts, prints lines where it has no place for a cache.
+    if not os.access(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~"), os.W_OK):
+        cache = tempfile.TemporaryDirectory()
+        atexit.register(cache.cleanup)
+        os.environ["XDG_CACHE_HOME"] = cache.name
     # Figures look the same, and are drawn, whatever the user's settings are.
     os.environ |= {"MATPLOTLIBRC": os.devnull, "MPLBACKEND": "agg"}
     if os.path.exists("matplotlibrc"):  # matplotlib, when imported, prefers it to the variable

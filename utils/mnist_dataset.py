@@ -1,7 +1,6 @@
 """PyTorch dataset of digits in an HDF5 file."""
 
 import errno
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 
 from utils.errors import RunError
 from utils.records.files import candidate_paths
-from utils.records.h5 import ATTRIBUTES, read_h5
+from utils.records.h5 import ATTRIBUTES, array_hashes, read_h5
 
 
 class DigitClasses:
@@ -53,6 +52,8 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
     :param target_transform: called with each label, an int, or with whole label arrays if it has
         ``takes_arrays = True``.
     :ivar attributes: the root attributes that ``datasetprep`` writes; other files have none.
+    :ivar writers: who wrote each digit, integers (N,); None if the file does not say.
+    :ivar series: the series of NIST's forms that it is from, (N,); None likewise.
     :raises FileNotFoundError: the file does not exist.
     :raises RunError: the file is damaged, empty, not stored in itself or not of the form above.
     """
@@ -73,9 +74,11 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
         self.transform = transform
         self.target_transform = target_transform
         try:
-            self.attributes, self.images, self.labels = read_h5(self.h5_path)
+            self.attributes, self._arrays = read_h5(self.h5_path)
         except ValueError as error:
             raise self._invalid(str(error)) from None
+        self.images, self.labels = self._arrays["images"], self._arrays["labels"]
+        self.writers, self.series = self._arrays.get("writers"), self._arrays.get("series")
 
     def _invalid(self, detail: str) -> RunError:
         return RunError(f"{self.h5_path}: {detail} (delete it to create it again)")
@@ -83,7 +86,7 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
     @property
     def source(self) -> str | None:
         """Source of the digits; None if the file lacks one of the attributes that we write."""
-        return self.attributes["source"] if self.attributes.keys() == ATTRIBUTES.keys() else None
+        return self.attributes["source"] if self.attributes.keys() >= ATTRIBUTES.keys() else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickled memory map would contain every image.
@@ -131,9 +134,10 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
 
         :raises RunError: an array is not the one that was written, or an attribute differs.
         """
-        for name, value in (self.sha256 | expected).items():
+        hashes = self.sha256 | array_hashes({k: self._arrays[k] for k in [*self._arrays][2:]})
+        for name, value in (hashes | expected).items():
             stated = np.asarray(self.attributes.get(name, value)).tolist()
-            if stated != value and name in self.sha256:
+            if stated != value and name in hashes:
                 raise self._invalid(f"altered, {name} is {value}, expected {stated}")
             if stated != value:
                 raise self._invalid(f"{name} is {stated}, expected {value}")
@@ -148,13 +152,5 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
 
     @cached_property
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of each array, named like the file's attributes (see :func:`array_hashes`)."""
-        return array_hashes(self.images, self.labels)
-
-
-def array_hashes(images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
-    """Return ``images_sha256`` and ``labels_sha256``, of the arrays' bytes in row-major order."""
-    return {
-        f"{name}_sha256": hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-        for name, array in (("images", images), ("labels", labels))
-    }
+        """SHA-256 of images and labels, named like the file's attributes."""
+        return array_hashes({"images": self.images, "labels": self.labels})

@@ -57,14 +57,14 @@ def steps() -> dict[str, Callable[[], object]]:
     test = load_rows(open_split("mnist_4_9", train=False), CPU)
     logits, labels = predict(model, test)
     log_probabilities, classes = logits.double().log_softmax(1).numpy(), labels.numpy()
-    confusion = np.zeros((6, 6), dtype=np.int64)
-    np.add.at(confusion, (classes, log_probabilities.argmax(1)), 1)
+    data = open_split("mnist_4_9", train=False)
+    clusters = intervals.Clusters.of(data.writers, len(data))
     bins, gaps = confidence_gaps(log_probabilities, classes)
     right = (log_probabilities.argmax(1) == classes)[None]
 
     def bootstrap() -> None:
         drawn = intervals.metrics_from_confusion(
-            intervals.resample_confusion(confusion), ENTRY.digits
+            clusters.resample_confusion(classes, log_probabilities.argmax(1), 6), ENTRY.digits
         )
         for values in drawn.values():
             intervals.percentile_interval(np.moveaxis(values, 0, -1))
@@ -74,12 +74,13 @@ def steps() -> dict[str, Callable[[], object]]:
     return {
         f"predictions of {len(classes)} images": lambda: predict(model, test),
         "10 000 resamples, all metrics of the confusion": bootstrap,
-        "1000 resamples of the calibration error": lambda: intervals.calibration_error_interval(
-            bins, gaps, classes
+        "10 000 resamples of writers": lambda: intervals.draws.__wrapped__(clusters.count),
+        "10 000 resamples of the calibration error": lambda: intervals.calibration_error_interval(
+            bins, gaps, clusters
         ),
         "every number of an evaluation": lambda: measure(log_probabilities, classes, ENTRY.digits),
         "paired bootstrap of a difference": lambda: intervals.difference_interval(
-            right, ~right, classes
+            right, ~right, clusters
         ),
         "preparing a photo of a megapixel": lambda: prepare_image(page, ENTRY),
     }

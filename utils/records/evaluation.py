@@ -116,8 +116,28 @@ class DigitRecord(TypedDict):
     intervals: Mapping[str, Ends]
 
 
+class ClustersRecord(TypedDict):
+    """What the intervals resample; ``wilson`` would be the accuracy's for independent images."""
+
+    kind: str
+    count: int
+    design_effect: float
+    wilson: Ends
+
+
+class SeriesRecord(TypedDict):
+    """Images and errors of a series of NIST's forms, and who filled them in."""
+
+    series: int
+    by: str
+    images: int
+    errors: int
+
+
 class Results(TypedDict):
     """The numbers of an evaluation; ``confusion`` has true digits as rows.
+
+    Evaluations before ``clusters`` take every image as independent.
 
     A bin of ``calibration`` has ``right`` of its ``images`` correct, with ``confidence`` in
     (``above``, ``up_to``], on average; ``low`` and ``high`` are the interval of its accuracy.
@@ -129,6 +149,8 @@ class Results(TypedDict):
     probabilities: MetricValues
     label_distance: MetricValues
     intervals: Mapping[str, Ends]
+    clusters: NotRequired[ClustersRecord]
+    series: NotRequired[list[SeriesRecord]]
     per_class: list[DigitRecord]
     confusion: list[list[int]]
     calibration: list[dict[str, float]]

@@ -25,30 +25,45 @@ import numpy as np
 LIMIT = 2**28
 MARK = b"DJSW sha256 "
 HEADER_SIZE = 4096
+#: The arrays; a file may lack the last two.
+ARRAYS = ("images", "labels", "writers", "series")
 #: The root attributes; ``raw_sha256`` is JSON, from file to hash.
 ATTRIBUTES = {
     **{"schema_version": int, "dataset": str, "split": str, "kept_labels": list, "source": str},
     **{"raw_sha256": str, "images_sha256": str, "labels_sha256": str},
     **{"tool": str, "tool_version": str},
 }
+#: Those of a file that says who wrote its digits.
+OPTIONAL = {"writers_sha256": str, "series_sha256": str}
 
 
-def h5_bytes(images: np.ndarray, labels: np.ndarray, attributes: Mapping[str, Any]) -> memoryview:
+def array_hashes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return ``{name}_sha256`` of each array, of its bytes in row-major order."""
+    return {
+        f"{name}_sha256": hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+        for name, array in arrays.items()
+    }
+
+
+def h5_bytes(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> memoryview:
     """Return the bytes of a file, the same for the same digits and attributes.
+
+    :param arrays: by the names of :data:`ARRAYS`, in that order.
 
     :raises ValueError: the arrays or the attributes are too large.
     """
     import h5py
 
-    if images.nbytes + labels.nbytes > LIMIT - 2 * HEADER_SIZE:
-        raise ValueError(f"{len(images)} images take {images.nbytes} bytes, more than {LIMIT}")
-    buffer, arrays = io.BytesIO(), []
+    size = sum(array.nbytes for array in arrays.values())
+    if size > LIMIT - 2 * HEADER_SIZE:
+        raise ValueError(f"{len(arrays['labels'])} images take {size} bytes, more than {LIMIT}")
+    buffer, found = io.BytesIO(), []
     with h5py.File(buffer, "w", userblock_size=HEADER_SIZE) as file:
         file.attrs.update(attributes)
-        for name, array in (("images", images), ("labels", labels)):
+        for name, array in arrays.items():
             offset = file.create_dataset(name, data=array).id.get_offset()
-            arrays.append((array.dtype.str, array.shape, offset or 0))
-    header = json.dumps({"attributes": attributes, "arrays": arrays}).encode()
+            found.append((array.dtype.str, array.shape, offset or 0))
+    header = json.dumps({"attributes": attributes, "arrays": found}).encode()
     content, start = buffer.getbuffer(), len(MARK) + 64 + 1
     if start + len(header) > HEADER_SIZE:
         raise ValueError(f"its attributes take more than {HEADER_SIZE - start} bytes")
@@ -59,8 +74,8 @@ def h5_bytes(images: np.ndarray, labels: np.ndarray, attributes: Mapping[str, An
 
 def read_h5(
     path: Path, *, by_library: bool = False
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Return the attributes, images (N, H, W) and labels (N,): of files of ours, as a memory map.
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the attributes and :data:`ARRAYS`: of files of ours, as a memory map.
 
     :param by_library: read any file with HDF5's library.
     :raises ValueError: the file is damaged, too large, not stored in itself, or of something else.
@@ -74,35 +89,39 @@ def read_h5(
     line, _, header = bytes(content[:HEADER_SIZE]).partition(b"\n")
     if line != MARK + hashlib.sha256(content[len(line) + 1 :].data).hexdigest().encode():
         raise ValueError("damaged, its SHA-256 is not that of its first line")
-    attributes, images, labels = _parse(header, content)
+    attributes, arrays = _parse(header, content)
     if attributes.get("schema_version", 1) > 1 and not marked:
         raise ValueError("damaged, its first line is not ours")
-    return attributes, images, labels
+    return attributes, arrays
 
 
-def _parse(header: bytes, content: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def _parse(header: bytes, content: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return what a header describes, checked: that of a hostile file has the right hash too."""
     try:
         fields = json.loads(header)
-        images, labels = (
-            np.frombuffer(content, kind, math.prod(shape), offset).reshape(shape)
-            for kind, shape, offset in fields["arrays"]
-        )
+        count = 4 if len(fields["arrays"]) == 4 else 2
+        arrays = {
+            name: np.frombuffer(content, kind, math.prod(shape), offset).reshape(shape)
+            for name, (kind, shape, offset) in zip(ARRAYS[:count], fields["arrays"], strict=True)
+        }
         attributes = fields["attributes"]
         for name, value in attributes.items():
-            if not (isinstance(value, ATTRIBUTES[name]) and str(value).isprintable()):
+            if not (isinstance(value, (ATTRIBUTES | OPTIONAL)[name]) and str(value).isprintable()):
                 raise ValueError(f"attribute {name} is {str(value)[:50]!a}")
     except (TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"its header is damaged: {str(error)[:100]}") from None
+    images = arrays["images"]
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(f"images {images.dtype} {images.shape}, expected uint8 (N, H, W)")
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise ValueError(f"labels {labels.dtype} {labels.shape}, expected integers (N,)")
-    if len(images) != len(labels):
-        raise ValueError(f"{len(images)} images but {len(labels)} labels")
+    for name in ARRAYS[1:count]:
+        array = arrays[name]
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            raise ValueError(f"{name} {array.dtype} {array.shape}, expected integers (N,)")
+        if len(images) != len(array):
+            raise ValueError(f"{len(images)} images but {len(array)} {name}")
     if images.size == 0:
         raise ValueError("no images")
-    return attributes, images, labels
+    return attributes, arrays
 
 
 def _converted(path: Path) -> np.ndarray:
@@ -136,10 +155,11 @@ def _convert(path: str) -> memoryview:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
     with h5py.File(path, "r", locking=False) as file:
-        images, labels = (_stored(file, name)[()] for name in ("images", "labels"))
-        found = {name: file.attrs[name] for name in ATTRIBUTES if name in file.attrs}
+        names = ARRAYS if "writers" in file and "series" in file else ARRAYS[:2]
+        arrays = {name: _stored(file, name)[()] for name in names}
+        found = {name: file.attrs[name] for name in ATTRIBUTES | OPTIONAL if name in file.attrs}
     attributes = {name: getattr(v, "tolist", lambda v=v: v)() for name, v in found.items()}
-    return h5_bytes(images, labels, attributes)
+    return h5_bytes(arrays, attributes)
 
 
 def _stored(file: Any, name: str) -> Any:

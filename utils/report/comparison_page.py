@@ -28,7 +28,9 @@ def comparison_page(
         parts += _overview(test_sets)
     parts.append(f"![test errors with intervals]({exp_name}_comparison.png)")
     for test_set in test_sets:
-        parts += [f"## {test_set.name}", _ranking(test_set), *_differences(test_set)]
+        clusters = test_set.clusters
+        note = f"Intervals: bootstrap over {clusters.count} {clusters.kind} (and over seeds)."
+        parts += [f"## {test_set.name}", _ranking(test_set), note, *_differences(test_set)]
         parts += ["Trained with", _settings(test_set)]
     if left_out:
         parts.append(f"Left out, since their digits were out of reach: {', '.join(left_out)}.")
@@ -110,14 +112,14 @@ def _ranking(test_set: TestSet) -> str:
 def _differences(test_set: TestSet) -> list[str]:
     if not test_set.differences:
         return []
-    tests = sum(each.mcnemar_p is not None for each in test_set.differences)
-    notes = ["Interval of the difference: paired bootstrap over images (and seeds)."]
+    tests = sum(each.p is not None for each in test_set.differences)
+    notes = []
     if tests:
-        notes.append("p: McNemar's exact test.")
+        notes.append("p: exact sign-flip test over the same, which is McNemar's for single images.")
     if tests > 1:
         notes.append(f"Holm: corrected for the {tests} tests of this table.")
     if tests < len(test_set.differences):
-        notes.append("McNemar's test compares single runs; for several seeds, see the interval.")
+        notes.append("The test compares single runs; for several seeds, see the interval.")
     if len(test_set.differences) < comb(len(test_set.entries), 2):
         notes.append("With this many entries, each is compared with the best one only.")
     header = ("A", "B", "A - B", "95 % interval", "only A correct", "only B correct")
@@ -128,7 +130,7 @@ def _differences(test_set: TestSet) -> list[str]:
 def _difference_row(difference: Difference) -> tuple[str, ...]:
     low, high = difference.interval
     counts = (difference.only_first, difference.only_second)
-    p_values = (difference.mcnemar_p, difference.holm_p)
+    p_values = (difference.p, difference.holm_p)
     return (
         difference.first,
         difference.second,

@@ -1,5 +1,7 @@
 """The Markdown page of an evaluation."""
 
+import math
+
 from utils.records.evaluation import EvaluationRecord, MetricValues
 from utils.records.provenance import describe_platform
 from utils.report.tables import (
@@ -30,6 +32,7 @@ def evaluation_page(record: EvaluationRecord) -> str:
         f"**{record['correct']} of {record['images']} images right: accuracy "
         f"{number(record['metrics']['accuracy'])}, 95 % interval {interval(ends['accuracy'])}.**",
         *(f"> **Warning:** {warning}." for warning in record["warnings"]),
+        *_clusters(record),
         metrics("metric", record["metrics"]),
         metrics("of the probabilities", record["probabilities"]),
         "## Digits",
@@ -65,6 +68,7 @@ def evaluation_summary(record: EvaluationRecord) -> str:
         digits.append((str(row["digit"]), *scores, str(row["support"])))
     lines = [
         f"\n{record['correct']} of {record['images']} images correct\n",
+        *_clusters_line(record),
         f"{'':<28}{'':8}   95 % interval",
         *metrics(record["metrics"]),
         *metrics(record["probabilities"]),
@@ -76,6 +80,36 @@ def evaluation_summary(record: EvaluationRecord) -> str:
         *(f"warning     {warning}" for warning in record["warnings"]),
     ]
     return "\n".join(lines)
+
+
+def _clusters_line(record: EvaluationRecord) -> list[str]:
+    clusters = record.get("clusters")
+    if clusters is None:
+        return []
+    ends = interval(clusters["wilson"])
+    return [
+        f"intervals by a bootstrap over {clusters['count']} {clusters['kind']}; that of the "
+        f"accuracy\nwould be {ends} if images were independent (Wilson's)\n"
+    ]
+
+
+def _clusters(record: EvaluationRecord) -> list[str]:
+    """Return what the intervals assume, and the errors by series."""
+    clusters, parts = record.get("clusters"), []
+    if clusters:
+        parts.append(
+            f"Intervals are of a bootstrap over {clusters['count']} {clusters['kind']}, whose "
+            "errors come together. If images were independent, that of the accuracy would be "
+            f"{interval(clusters['wilson'])} (Wilson's); its standard error is "
+            f"{math.sqrt(clusters['design_effect']):.2f} times as large."
+        )
+    if record.get("series"):
+        rows = [
+            (str(row["series"]), row["by"], str(row["images"]), str(row["errors"]))
+            for row in record["series"]
+        ]
+        parts.append(markdown(("series", "written by", "images", "wrong"), rows))
+    return parts
 
 
 def _digits(record: EvaluationRecord) -> str:

@@ -19,7 +19,7 @@ from utils.records.files import relative_to_root
 from utils.records.run import Run, modernize_settings
 from utils.records.typed import shown
 from utils.statistics import intervals
-from utils.statistics.intervals import Interval
+from utils.statistics.intervals import Clusters, Interval
 
 #: With more entries than this, only the best one is compared with the others.
 ALL_PAIRS = 10
@@ -31,6 +31,7 @@ class Entry:
 
     name: str
     runs: tuple[Evaluation, ...]
+    clusters: Clusters
 
     @property
     def record(self) -> EvaluationRecord:
@@ -49,10 +50,8 @@ class Entry:
 
     @cached_property
     def interval(self) -> Interval:
-        """The interval of the accuracy: Wilson's, or for several runs a bootstrap interval."""
-        if len(self.runs) > 1:
-            return intervals.accuracy_interval(self.correct, self.runs[0].labels)
-        return intervals.wilson(int(self.correct.sum()), self.correct.size)
+        """The interval of the accuracy, over other writers and, of several runs, seeds."""
+        return intervals.accuracy_interval(self.correct, self.clusters)
 
     def mean_and_deviation(self, metric: str) -> tuple[float | None, float | None]:
         """Return mean and standard deviation of a metric over the runs."""
@@ -65,7 +64,8 @@ class Difference:
 
     :ivar only_first: images that only the first entry predicts correctly; ``None``, like the
         p-values, if an entry has several runs.
-    :ivar mcnemar_p: p-value of McNemar's test; ``holm_p`` is adjusted for all tests of a test set.
+    :ivar p: p-value of :func:`.intervals.paired_p`; ``holm_p`` is adjusted for all tests of a test
+        set.
     """
 
     first: str
@@ -74,7 +74,7 @@ class Difference:
     interval: Interval
     only_first: int | None = None
     only_second: int | None = None
-    mcnemar_p: float | None = None
+    p: float | None = None
     holm_p: float | None = None
 
 
@@ -85,6 +85,7 @@ class TestSet:
     __test__ = False  # not a test class of pytest
 
     entries: tuple[Entry, ...]
+    clusters: Clusters
 
     @property
     def dataset(self) -> Mapping[str, object]:
@@ -114,18 +115,16 @@ class TestSet:
         """The differences of all pairs; with many entries, of the best and each other one."""
         count = None if len(self.entries) <= ALL_PAIRS else len(self.entries) - 1
         found = [_difference(*pair) for pair in islice(combinations(self.entries, 2), count)]
-        p_values = [each.mcnemar_p for each in found if each.mcnemar_p is not None]
+        p_values = [each.p for each in found if each.p is not None]
         adjusted = iter(intervals.holm(p_values))
-        return [
-            each if each.mcnemar_p is None else replace(each, holm_p=next(adjusted))
-            for each in found
-        ]
+        return [each if each.p is None else replace(each, holm_p=next(adjusted)) for each in found]
 
     def record(self) -> dict[str, object]:
         """Return all numbers as plain values for JSON."""
         return {
             "dataset": self.dataset,
             "images": len(self.labels),
+            "clusters": {"kind": self.clusters.kind, "count": self.clusters.count},
             "ranking": [
                 {
                     "rank": rank,
@@ -141,12 +140,16 @@ class TestSet:
         }
 
 
-def rank_by_test_set(evaluations: Sequence[Evaluation]) -> list[TestSet]:
+def rank_by_test_set(
+    evaluations: Sequence[Evaluation], clusters_of: Callable[[Evaluation], Clusters]
+) -> list[TestSet]:
     """Return the ranked entries of each test set, identified by the hashes of images and labels."""
-    return [
-        TestSet(tuple(sorted(_entries(members), key=lambda entry: -entry.accuracy)))
-        for members in _group(evaluations, lambda evaluation: evaluation.test_set)
-    ]
+    found = []
+    for members in _group(evaluations, lambda evaluation: evaluation.test_set):
+        clusters = clusters_of(members[0])
+        entries = sorted(_entries(members, clusters), key=lambda entry: -entry.accuracy)
+        found.append(TestSet(tuple(entries), clusters))
+    return found
 
 
 def rank_by_validation(
@@ -209,16 +212,17 @@ def mean_and_deviation(values: Sequence[float | None]) -> tuple[float | None, fl
 
 
 def _difference(first: Entry, second: Entry) -> Difference:
-    """Compare two entries; McNemar's test is for two single runs."""
-    labels = first.runs[0].labels
-    interval = intervals.difference_interval(first.correct, second.correct, labels)
+    """Compare two entries; the sign-flip test is for two single runs."""
+    clusters = first.clusters
+    interval = intervals.difference_interval(first.correct, second.correct, clusters)
     found = Difference(first.name, second.name, first.accuracy - second.accuracy, interval)
     if len(first.runs) > 1 or len(second.runs) > 1:
         return found
     only_first = int((first.correct & ~second.correct).sum())
     only_second = int((second.correct & ~first.correct).sum())
-    p = intervals.mcnemar(only_first, only_second)
-    return replace(found, only_first=only_first, only_second=only_second, mcnemar_p=p)
+    sums = clusters.sums(np.concatenate([first.correct, second.correct]))
+    p = intervals.paired_p(sums[:, 0] - sums[:, 1])
+    return replace(found, only_first=only_first, only_second=only_second, p=p)
 
 
 def _group(
@@ -230,7 +234,7 @@ def _group(
     return list(groups.values())
 
 
-def _entries(evaluations: Sequence[Evaluation]) -> list[Entry]:
+def _entries(evaluations: Sequence[Evaluation], clusters: Clusters) -> list[Entry]:
     """Return one entry for runs that differ only in the seed, else one for each evaluation."""
     entries: list[Entry] = []
     for members in _group(evaluations, _settings_key):
@@ -238,14 +242,14 @@ def _entries(evaluations: Sequence[Evaluation]) -> list[Entry]:
         runs = tuple(run for seed in seeds if (run := _run_of_group(seed, members)))
         # Different weights of one seed come from different code: such runs are not grouped.
         if len(seeds) == len(runs) > 1:
-            entries.append(Entry(_group_name(runs), runs))
+            entries.append(Entry(_group_name(runs), runs, clusters))
             rest = [each for each in members if not any(each is run for run in runs)]
             entries += [
-                Entry(f"{each.record['exp_name']} (seed {each.seed} again)", (each,))
+                Entry(f"{each.record['exp_name']} (seed {each.seed} again)", (each,), clusters)
                 for each in rest
             ]
         else:
-            entries += [Entry(each.record["exp_name"], (each,)) for each in members]
+            entries += [Entry(each.record["exp_name"], (each,), clusters) for each in members]
     names = Counter(entry.name for entry in entries)
     return [
         entry if names[entry.name] == 1 else replace(entry, name=_unique_name(entry))

@@ -5,35 +5,49 @@ from typing import Any
 
 import numpy as np
 
-from utils.records.evaluation import METRICS, Results
+from utils.records.evaluation import METRICS, Results, SeriesRecord
 from utils.statistics import intervals, probabilities
 
 OF_CLASS = ("precision", "recall", "f1")
+#: Who filled in the forms of a series of NIST's, as Grother's manual of Special Database 19 has it.
+SERIES = dict.fromkeys(range(4), "census employees") | {4: "high-school students"}
 
 
-def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence[int]) -> Results:
+def measure(
+    log_probabilities: np.ndarray,
+    classes: np.ndarray,
+    digits: Sequence[int],
+    writers: np.ndarray | None = None,
+    series: np.ndarray | None = None,
+) -> Results:
     """Compute every number of an evaluation, with its interval.
 
     :param log_probabilities: natural logarithms (N, C); column k is ``digits[k]``.
     :param classes: the true columns (N,).
+    :param writers: who wrote each image (N,), and the ``series`` of forms it is from (N,).
     """
+    clusters = intervals.Clusters.of(writers, len(classes))
+    predicted = log_probabilities.argmax(1)
     confusion = np.zeros((len(digits), len(digits)), dtype=np.int64)
-    np.add.at(confusion, (classes, log_probabilities.argmax(1)), 1)
+    np.add.at(confusion, (classes, predicted), 1)
     correct = int(confusion.trace())
     losses = probabilities.image_losses(log_probabilities, classes)
     bins, gaps = probabilities.confidence_gaps(log_probabilities, classes)
 
     measured = intervals.metrics_from_confusion(confusion, digits)
     values = {name: array.tolist() for name, array in measured.items()}
-    resampled = intervals.metrics_from_confusion(intervals.resample_confusion(confusion), digits)
+    confusions = clusters.resample_confusion(classes, predicted, len(digits))
+    resampled = intervals.metrics_from_confusion(confusions, digits)
     ends: dict[str, Any] = {
         name: intervals.percentile_interval(np.moveaxis(array, 0, -1)).tolist()
         for name, array in resampled.items()
     }
     # The weighted recall is the accuracy by another name.
-    ends["accuracy"] = ends["weighted_recall"] = list(intervals.wilson(correct, len(classes)))
-    ends |= {name: list(intervals.mean_interval(each)) for name, each in losses.items()}
-    calibration_error = intervals.calibration_error_interval(bins, gaps, classes)
+    of_accuracy = (correct, len(classes), resampled["accuracy"])
+    ends["accuracy"] = ends["weighted_recall"] = list(intervals.proportion_interval(*of_accuracy))
+    means = clusters.resample_means(np.stack([*losses.values()]))
+    ends |= dict(zip(losses, intervals.percentile_interval(means.T).tolist(), strict=True))
+    calibration_error = intervals.calibration_error_interval(bins, gaps, clusters)
     ends["expected_calibration_error"] = list(calibration_error)
     ends_of_class = {name: ends.pop(f"class_{name}") for name in OF_CLASS}
     per_class: list[Any] = []
@@ -43,8 +57,8 @@ def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence
         row |= {name: values[f"class_{name}"][column] for name in OF_CLASS}
         row |= {"support": support}
         row["intervals"] = {name: found[column] for name, found in ends_of_class.items()}
-        recall = intervals.wilson(int(confusion[column, column]), support)
-        row["intervals"]["recall"] = list(recall)
+        of_recall = (int(confusion[column, column]), support, resampled["class_recall"][:, column])
+        row["intervals"]["recall"] = list(intervals.proportion_interval(*of_recall))
         per_class.append(row)
     calibration = probabilities.calibration(log_probabilities, classes)
     for cell in calibration:
@@ -59,11 +73,28 @@ def measure(log_probabilities: np.ndarray, classes: np.ndarray, digits: Sequence
         },
         "label_distance": {name: values[name] for name in METRICS["label_distance"]},
         "intervals": ends,
+        "clusters": {
+            "kind": clusters.kind,
+            "count": clusters.count,
+            "design_effect": intervals.design_effect(*of_accuracy),
+            "wilson": list(intervals.wilson(correct, len(classes))),
+        },
+        "series": [] if series is None else _by_series(series, classes != predicted),
         "per_class": per_class,
         "confusion": confusion.tolist(),
         "calibration": calibration,
         "warnings": _warnings(confusion, digits),
     }
+
+
+def _by_series(series: np.ndarray, wrong: np.ndarray) -> list[SeriesRecord]:
+    """Return images and errors of each series."""
+    rows: list[SeriesRecord] = []
+    for number in np.unique(series).tolist():
+        of_series, by = wrong[series == number], SERIES.get(number, "unknown")
+        counts = len(of_series), int(of_series.sum())
+        rows.append({"series": number, "by": by, "images": counts[0], "errors": counts[1]})
+    return rows
 
 
 def _warnings(confusion: np.ndarray, digits: Sequence[int]) -> list[str]:
