@@ -48,7 +48,7 @@ class Arguments:
     def __post_init__(self) -> None:
         for each in fields(self):
             value, options = getattr(self, each.name), each.metadata
-            if value is None or options.get("action") == "append":
+            if value is None or "nargs" in options or options.get("action") == "append":
                 continue
             if value not in options.get("choices", [value]):
                 names = ", ".join(options["choices"])
@@ -105,6 +105,18 @@ class TrainArguments(Arguments):
     )
     augmentation: str | None = _flag(
         f"of the training images; {_OF_RECIPE} none", None, choices=AUGMENTATIONS
+    )
+    teachers: Sequence[str | Path] | None = _flag(
+        "learn from the mean probabilities of these networks, too: distillation",
+        None,
+        nargs="+",
+        metavar="FILE",
+    )
+    teacher_weight: float | None = _flag(
+        "share of the teachers in what is learned; default: the recipe's", None, type=cli.share
+    )
+    temperature: float | None = _flag(
+        f"by which the teachers' logits are divided; {_OF_RECIPE} 1", None, type=cli.positive_float
     )
     seed: int = _flag(
         "of the weights, the order of the images and augmentation; default 42", 42, type=cli.seed

@@ -24,7 +24,7 @@ from utils.cli import Parser, run_command
 from utils.distributed.environment import env_rank, rank_info
 from utils.errors import RunError, UsageError
 from utils.records.evaluation import EvaluationRecord, SessionRecord, read_evaluation
-from utils.records.files import ROOT, find_file, sha256_of
+from utils.records.files import ROOT, FileRecord, find_file, sha256_of
 from utils.records.provenance import describe_platform, flat, source_hashes, versions
 from utils.records.run import Run, read_run, require_same_run
 from utils.records.typed import read_bytes, shown
@@ -145,9 +145,7 @@ def _arguments(path: Path, record: Record, folder: Path) -> TrainArguments | Eva
             "DJSW/pipelines.py; use the commit that wrote it"
         )
     weights = record["starting_weights"] if "settings" in record else record["checkpoint"]
-    file = find_file(weights["file"], "the weights") if weights else None
-    if weights and file and sha256_of(file) != weights["sha256"]:
-        raise RunError(f"{weights['file']} is not the file that was recorded; its SHA-256 differs")
+    file = _same_file(weights) if weights else None
     flags: dict[str, Any] = {
         "username": username,
         "exp_name": record["exp_name"],
@@ -163,8 +161,20 @@ def _arguments(path: Path, record: Record, folder: Path) -> TrainArguments | Eva
 
     own = model_arguments(username, dataset)
     used = record["model"]["arguments"].items()
+    flags["teachers"] = [_same_file(each) for each in record.get("teachers", ())]
     flags["set"] = {name: value for name, value in used if own.get(name) != value}
     return TrainArguments(**flags, resume=True)  # a reproduction that was stopped is resumed
+
+
+def _same_file(recorded: FileRecord) -> Path:
+    """Return the file of a record.
+
+    :raises RunError: it is not the recorded one.
+    """
+    file = find_file(recorded["file"], "the weights")
+    if sha256_of(file) != recorded["sha256"]:
+        raise RunError(f"{recorded['file']} is not the file that was recorded; its SHA-256 differs")
+    return file
 
 
 def _print_differences(record: Record, arguments: TrainArguments | EvaluateArguments) -> None:

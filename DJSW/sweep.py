@@ -293,6 +293,7 @@ def _how_to_use(sweep: Sweep, best: RankedSettings) -> str:
     ]
     shared = {**sweep.shared, **{k: v for k, v in changed.items() if not k.startswith("set.")}}
     shared |= {"output_dir": relative_to_root(sweep.folder)}
+    shared |= {"teachers": " ".join(map(str, shared["teachers"]))} if "teachers" in shared else {}
     flags = " ".join(
         f"--{name} {value}" for name, value in shared.items() if value != FIELDS[name].default
     )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from DJSW import recipes
 from DJSW.arguments import TrainArguments
-from DJSW.networks import build_model, try_model
+from DJSW.networks import build_model, identify_checkpoint, try_model
 from DJSW.pipelines import DATASETS, dataset_of, open_split
 from DJSW.recipes import Settings
 from utils.distributed import collectives
@@ -22,19 +22,22 @@ from utils.engine.augmentation import augmenter
 from utils.engine.backward import gradients_of
 from utils.engine.batches import Samples, batches, load_rows, loss_and_accuracy, one_ahead
 from utils.engine.checkpointer import Checkpointer, noting_errors, require_finite
+from utils.engine.distillation import Teachers
 from utils.engine.history import History, Row, epoch_line
 from utils.engine.optimizer import Adam
 from utils.engine.schedules import SCHEDULES
 from utils.engine.seeds import AUGMENTATION, DROPOUT, derive_seed, epoch_order, split_rows
 from utils.engine.signals import stop_request
-from utils.errors import Diverged
+from utils.errors import Diverged, UsageError
 from utils.mnist_dataset import MnistH5Dataset
-from utils.records.checkpoint import count_parameters, describe, load_checkpoint
+from utils.records.checkpoint import Checkpoint, count_parameters, describe, load_checkpoint
 from utils.records.files import find_file, find_folder, relative_to_root
 from utils.records.provenance import provenance
 from utils.records.run_files import RunFiles
 
 AfterEpoch = Callable[[Row], None]
+#: Returns the targets (B,) or (B, C) of images (B, 1, H, W) with classes (B,).
+Targets = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class TrainingJob:
     settings: Settings
     files: RunFiles
     metadata: dict[str, Any]
+    teachers: list[nn.Module]
 
 
 def train_model(args: Any, after_epoch: AfterEpoch | None = None) -> TrainingResult:
@@ -81,13 +85,17 @@ def train_model(args: Any, after_epoch: AfterEpoch | None = None) -> TrainingRes
                 stack.enter_context(job.files.locked())
         checkpointer = Checkpointer(job.files, job.metadata, provenance(device, devices))
         training, validation = (load_rows(job.data, device, rows) for rows in job.rows)
-        model = job.model.to(device)
+        model, targets, settings = job.model.to(device), true_classes, job.settings
+        if settings.teacher_weight:
+            teachers = [teacher.to(device) for teacher in job.teachers]
+            targets = Teachers(teachers, settings.teacher_weight, settings.temperature or 1.0)
         history = train_pipeline(
             model,
             training,
             validation,
-            job.settings,
+            settings,
             checkpointer,
+            targets=targets,
             resume=args.resume,
             after_epoch=after_epoch,
         )
@@ -116,15 +124,21 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
         files.require_new()
     dataset = args.dataset or dataset_of(args.username)
     settings = recipes.settings(args, dataset)
+    if bool(args.teachers) != bool(settings.teacher_weight):
+        raise UsageError(
+            f"--teachers {args.teachers}, --teacher_weight {settings.teacher_weight}: give both or "
+            "neither; the recipe distilled has a weight"
+        )
     given = args.load_checkpoint
     start = None if given is None else load_checkpoint(find_file(given, "--load_checkpoint"))
+    teachers = [load_checkpoint(find_file(each, "--teachers")) for each in args.teachers or ()]
     torch.manual_seed(settings.seed)
     model, arguments = build_model(args.username, dataset, start, dict(args.set or {}))
     data = open_split(dataset, train=True)
     rows = split_rows(len(data), settings.fold)
     smallest = (len(rows[0]) - 1) % settings.batch_size + 1  # images of an epoch's last batch
     try_model(model, args.username, dataset, min(smallest, 2), train=True)
-    metadata = {
+    metadata: dict[str, Any] = {
         "exp_name": args.exp_name,
         "username": args.username,
         "model": {"name": type(model).__name__, "arguments": arguments},
@@ -138,6 +152,9 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
         "settings": asdict(settings),
         "starting_weights": start.source() if start else None,
     }
+    if teachers:
+        metadata["teachers"] = [each.source() for each in teachers]
+    networks = [build_teacher(each, dataset, settings) for each in teachers]
     print(f"{args.username} trains {describe(model)} on {dataset}")
     print(f"parameters  {count_parameters(model):,}")
     if args.set:
@@ -146,8 +163,30 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
     print(f"images      {len(rows[0])} for training, {len(rows[1])} for validation")
     if start:
         print(f"start from  {start.path}")
+    for teacher in teachers:
+        print(f"teacher     {teacher.path}")
     print(f"output      {files.folder}", flush=True)
-    return TrainingJob(model, data, rows, settings, files, metadata)
+    return TrainingJob(model, data, rows, settings, files, metadata, networks)
+
+
+def build_teacher(checkpoint: Checkpoint, dataset: str, settings: Settings) -> nn.Module:
+    """Return the network of a checkpoint, whoever's it is.
+
+    :raises UsageError: it is of other classes, or was trained on what validates this run.
+    """
+    model, _ = build_model(identify_checkpoint(checkpoint, dataset)[0], dataset, checkpoint)
+    recorded = checkpoint.metadata.get("settings")
+    if recorded is not None and recorded.get("fold") != settings.fold:
+        raise UsageError(
+            f"{checkpoint.path} was trained with --fold {recorded.get('fold')}, here it is "
+            f"{settings.fold}: it has seen validation images; give the same fold"
+        )
+    return model
+
+
+def true_classes(images: Tensor, classes: Tensor) -> Tensor:
+    """Return the classes: the targets where there are no teachers."""
+    return classes
 
 
 def train_pipeline(
@@ -157,6 +196,7 @@ def train_pipeline(
     settings: Settings,
     checkpointer: Checkpointer,
     *,
+    targets: Targets = true_classes,
     resume: bool = False,
     after_epoch: AfterEpoch | None = None,
 ) -> History:
@@ -175,7 +215,7 @@ def train_pipeline(
         while not history.is_over(settings):
             started = time.perf_counter() - checkpointer.seconds
             epoch = len(history) + 1
-            losses = train_epoch(checkpointer, training, settings)
+            losses = train_epoch(checkpointer, training, settings, targets)
             speed = len(training) / (time.perf_counter() - started)
             loss, accuracy = loss_and_accuracy(model, validation)
             if not math.isfinite(loss):
@@ -210,7 +250,9 @@ def _warn_if_worse_than_a_guess(loss: float, classes: int) -> None:
         )
 
 
-def train_epoch(checkpointer: Checkpointer, training: Samples, settings: Settings) -> Tensor:
+def train_epoch(
+    checkpointer: Checkpointer, training: Samples, settings: Settings, targets: Targets
+) -> Tensor:
     """Run the epoch, from the resumed step if any; return each step's loss, summed over images."""
     model, optimizer = checkpointer.model.train(), checkpointer.optimizer
     epoch, done = len(checkpointer.history) + 1, len(checkpointer.losses)
@@ -223,17 +265,20 @@ def train_epoch(checkpointer: Checkpointer, training: Samples, settings: Setting
     augmentation_seed = derive_seed(settings.seed, epoch, AUGMENTATION)
     order = epoch_order(len(training), settings.seed, epoch)[done * settings.batch_size :]
     rest = batches(training, order, settings.batch_size)
-    augmented = (
-        (augment(images, batch_size, augmentation_seed + step), classes, batch_size)
-        for step, (images, classes, batch_size) in enumerate(rest, start=done)
-    )
-    ready = one_ahead(augmented, wanted=settings.augmentation is not None and losses.is_cpu)
+
+    def prepared() -> Iterator[tuple[Tensor, Tensor, int]]:
+        for step, (images, classes, batch_size) in enumerate(rest, start=done):
+            augmented = augment(images, batch_size, augmentation_seed + step)
+            yield augmented, targets(augmented, classes), batch_size
+
+    slow = settings.augmentation is not None or targets is not true_classes
+    ready = one_ahead(prepared(), wanted=slow and losses.is_cpu)
     hidden = True if collectives.rank() else None  # None: shown on a terminal
     bar = tqdm(ready, f"epoch {epoch}", len(losses), initial=done, leave=False, disable=hidden)
-    for step, (images, classes, batch_size) in enumerate(bar, start=done):
+    for step, (images, wanted, batch_size) in enumerate(bar, start=done):
         gradients.seed(dropout_seed + step)
         optimizer.lr = settings.lr * schedule((epoch - 1) * len(losses) + step, steps)
-        loss = gradients(images, classes, batch_size)
+        loss = gradients(images, wanted, batch_size)
         collectives.all_reduce_sum(optimizer.gradients, loss)
         losses[step] = loss
         optimizer.step()

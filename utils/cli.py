@@ -201,6 +201,14 @@ def positive_float(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """Accept a number above 0 and up to 1."""
+    number = _finite(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 1")
+    return number
+
+
 def non_negative_float(text: str) -> float:
     """Accept a finite number from 0."""
     number = _finite(text)

@@ -1,8 +1,9 @@
 """The gradients of the cross-entropy of a batch, written into the parameters' ``grad``.
 
-``gradients(images, classes, batch_size)`` takes images (B, 1, H, W) and classes (B,): a batch of
-``batch_size`` images, or one rank's part of it, which may be empty. It writes the gradients of the
-sum of their losses divided by ``batch_size``, and returns that sum.
+``gradients(images, targets, batch_size)`` takes images (B, 1, H, W) and their classes (B,), or the
+probabilities of these (B, C): a batch of ``batch_size`` images, or one rank's part of it, which may
+be empty. It writes the gradients of the sum of their losses divided by ``batch_size``, and returns
+that sum.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,12 +58,12 @@ class AutogradGradients:
         """Seed what the model draws itself in the next step, such as dropout."""
         self._manual_seed(seed)
 
-    def __call__(self, images: Tensor, classes: Tensor, batch_size: int) -> Tensor:
+    def __call__(self, images: Tensor, targets: Tensor, batch_size: int) -> Tensor:
         """Write the gradients; return the summed loss."""
         self.model.zero_grad(set_to_none=False)  # they are views of the optimizer's tensor
-        if len(classes) == 0:  # many layers refuse a batch of nothing
+        if len(targets) == 0:  # many layers refuse a batch of nothing
             return images.new_zeros(())
-        loss = F.cross_entropy(self.model(images), classes, reduction="sum")
+        loss = F.cross_entropy(self.model(images), targets, reduction="sum")
         (loss / batch_size).backward()
         return loss.detach()
 
@@ -70,7 +71,7 @@ class AutogradGradients:
 class StackGradients:
     """Gradients of linear layers with LeakyReLU between them (a negative slope of 0 is ReLU).
 
-    With a layer's input a and logits z, g = dL/dz = (softmax(z) - onehot) / batch size; then, from
+    With a layer's input a and logits z, g = dL/dz = (softmax(z) - target) / batch size; then, from
     the last layer to the first, dL/dW = gᵀ a, dL/db = Σ g, and the next g = (g W) · f'(a), where
     f'(a) is 1 for a > 0 and the slope otherwise: LeakyReLU keeps signs, so its output tells the
     sign of its input.
@@ -117,13 +118,17 @@ class StackGradients:
                 F.leaky_relu_(output, self.negative_slope)
         return [x, *outputs]
 
-    def __call__(self, images: Tensor, classes: Tensor, batch_size: int) -> Tensor:
+    def __call__(self, images: Tensor, targets: Tensor, batch_size: int) -> Tensor:
         """Write the gradients; return the summed loss."""
         *activations, logits = self.forward(images.flatten(1))
         log_probabilities = torch.log_softmax(logits, 1)
-        loss = F.nll_loss(log_probabilities, classes, reduction="sum")
+        if targets.is_floating_point():
+            loss = (log_probabilities * targets).sum().neg_()
+        else:
+            loss = F.nll_loss(log_probabilities, targets, reduction="sum")
+            targets = self.onehot[targets]
         _, gradients, transposed = self.memory(len(images))
-        torch.exp(log_probabilities, out=logits).sub_(self.onehot[classes]).div_(batch_size)
+        torch.exp(log_probabilities, out=logits).sub_(targets).div_(batch_size)
         for i in reversed(range(len(self.weights))):
             torch.mm(transposed[i], activations[i], out=self.weight_gradients[i])
             torch.sum(gradients[i], 0, out=self.bias_gradients[i])

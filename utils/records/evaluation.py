@@ -60,6 +60,9 @@ class SettingsRecord(TypedDict, total=False):
     recipe: str
     seed: int
     patience: int | None
+    fold: str | None
+    teacher_weight: float | None
+    temperature: float | None
 
 
 class ModelRecord(TypedDict):

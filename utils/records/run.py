@@ -50,6 +50,7 @@ class Run(TypedDict):
     dataset: DatasetRecord
     settings: dict[str, Any]
     starting_weights: FileRecord | None
+    teachers: NotRequired[list[FileRecord]]
     status: str
     results: NotRequired[RunResults]
     sessions: list[SessionRecord]
