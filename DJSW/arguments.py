@@ -128,10 +128,11 @@ class TrainArguments(Arguments):
         metavar="EPOCHS",
     )
     fold: str | None = _flag(
-        "validate on part K of N of the training file, instead of on a random tenth of it",
+        "validate on part K of N of the training file, instead of on a random tenth of it; with "
+        "/writers on parts that share no writer",
         None,
         type=cli.fold,
-        metavar="K/N",
+        metavar="K/N[/writers]",
     )
     set: Mapping[str, Any] | Sequence[tuple[str, Any]] | None = _flag(
         "an argument of the network's constructor, instead of the entry's; may be repeated",

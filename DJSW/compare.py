@@ -153,7 +153,7 @@ def count_validation_images(dataset: str, images_sha256: str, part: str) -> int 
     with suppress(MissingData, KeyError, argparse.ArgumentTypeError):  # no such dataset, or fold
         data = open_split(dataset, train=True)
         if data.sha256["images_sha256"] == images_sha256:
-            return len(split_rows(len(data), fold(part) if part else None)[1])
+            return len(split_rows(len(data), fold(part) if part else None, data.writers)[1])
     return None
 
 

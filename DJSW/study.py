@@ -44,7 +44,8 @@ class Sweep:
 
     :ivar shared: flags that all runs have.
     :ivar grid: name -> values, of flags and, as ``set.NAME``, of the network's arguments.
-    :ivar folds: parts of the training file to validate on in turn; 0 is the usual random tenth.
+    :ivar folds: parts of the training file to validate on in turn, ``"5"`` or ``"5/writers"``;
+        ``None`` is the usual random tenth.
     """
 
     exp_name: str
@@ -54,7 +55,7 @@ class Sweep:
     grid: dict[str, list[Any]]
     search: str | None
     trials: int
-    folds: int
+    folds: str | None
     jobs: int
 
     def path(self, ending: str) -> Path:
@@ -86,7 +87,8 @@ class Sweep:
 
     def parts(self) -> list[tuple[int, str | None]]:
         """Return each seed with each fold."""
-        folds: list[str | None] = [f"{k + 1}/{self.folds}" for k in range(self.folds)]
+        count = int(self.folds.split("/")[0]) if self.folds else 0
+        folds: list[str | None] = [f"{k + 1}/{self.folds}" for k in range(count)]
         return [*product(self.seeds, folds or [None])]
 
     def arguments(

@@ -76,16 +76,16 @@ def parser() -> cli.Parser:
     search = "try the values of this entry of DJSW/recipes.py; a flag that is given stays as it is"
     add("--search", choices=SEARCHES, help=search)
     add("--trials", type=cli.positive_int, help="settings that a search tries; default 50")
-    folds = "validate on each of K parts of the training file in turn"
-    add("--folds", type=_folds, default=0, metavar="K", help=folds)
+    folds = "validate on each of N parts of the training file in turn, as main.py --fold"
+    add("--folds", type=_folds, metavar="N[/writers]", help=folds)
     jobs = "runs at the same time; default: the cores that this process may use"
     add("--jobs", type=cli.positive_int, default=cores(), help=jobs)
     add("--check", action="store_true", help="only check the command")
     return flags
 
 
-def _folds(text: str) -> int:
-    return int(cli.fold(f"1/{text}")[2:])
+def _folds(text: str) -> str:
+    return cli.fold(f"1/{text}")[2:]
 
 
 def sweep_of(args: argparse.Namespace) -> Sweep:

@@ -135,7 +135,7 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
     torch.manual_seed(settings.seed)
     model, arguments = build_model(args.username, dataset, start, dict(args.set or {}))
     data = open_split(dataset, train=True)
-    rows = split_rows(len(data), settings.fold)
+    rows = split_rows(len(data), settings.fold, data.writers)
     smallest = (len(rows[0]) - 1) % settings.batch_size + 1  # images of an epoch's last batch
     try_model(model, args.username, dataset, min(smallest, 2), train=True)
     metadata: dict[str, Any] = {
@@ -147,6 +147,7 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
             "file": relative_to_root(data.h5_path),
             "source": data.source,
             **data.sha256,
+            **(data.authors_sha256 if (settings.fold or "").endswith("/writers") else {}),
         },
         "classes": list(DATASETS[dataset].digits),
         "settings": asdict(settings),

@@ -74,8 +74,11 @@ def write_h5(path: Path, images: np.ndarray, labels: np.ndarray, **storage: obje
     return path
 
 
-def write_datasets(processed: Path) -> None:
-    """Write tiny files of every dataset as ours are: 120 training images and 43 test images."""
+def write_datasets(processed: Path, writers: int = 0) -> None:
+    """Write tiny files of every dataset as ours are: 120 training images and 43 test images.
+
+    :param writers: so many wrote the digits of each file, one after the other; 0: it does not say.
+    """
     processed.mkdir(parents=True, exist_ok=True)
     for number, entry in enumerate(pipelines.DATASETS.values()):
         for name, count, split in ((entry.train_file, 120, 1), (entry.test_file, 43, 2)):
@@ -85,11 +88,13 @@ def write_datasets(processed: Path) -> None:
                 **{"schema_version": 2, "dataset": entry.source, "source": "the tests"},
                 **{"split": "train" if split == 1 else "test", "kept_labels": list(entry.digits)},
                 **{"raw_sha256": "{}", "tool": "tests", "tool_version": "1"},
-                **array_hashes({"images": images, "labels": labels}),
             }
-            (processed / name).write_bytes(
-                h5_bytes({"images": images, "labels": labels}, attributes)
-            )
+            arrays = {"images": images, "labels": labels}
+            if writers:
+                arrays["writers"] = (1000 * split + np.arange(count) % writers).astype(np.uint16)
+                arrays["series"] = (4 * (np.arange(count) % writers % 2)).astype(np.uint8)
+            attributes |= array_hashes(arrays)
+            (processed / name).write_bytes(h5_bytes(arrays, attributes))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_runs import (
@@ -87,6 +88,20 @@ def test_split_is_nine_to_one_and_ignores_the_global_seed():
     assert training.tolist() == list(expected[0].indices)
     with pytest.raises(RunError, match="9 images are too few"):
         split_rows(9)
+
+
+@pytest.mark.parametrize("parts", [2, 5, 7])
+def test_folds_by_writers_share_none(parts):
+    random = np.random.default_rng(0)
+    writers = random.integers(0, 40, 1000) ** 2
+    seen = []
+    for part in range(1, parts + 1):
+        training, validation = split_rows(1000, f"{part}/{parts}/writers", writers)
+        assert not {*writers[training.numpy()]} & {*writers[validation.numpy()]}
+        assert abs(len(validation) - 1000 / parts) < 60  # a writer has 25 images
+        assert sorted(torch.cat([training, validation]).tolist()) == list(range(1000))
+        seen += validation.tolist()
+    assert sorted(seen) == list(range(1000))
 
 
 def test_loss_that_is_not_finite_stops_at_once(tmp_path):

@@ -227,13 +227,14 @@ def _finite(text: str) -> float:
 
 
 def fold(text: str) -> str:
-    """Accept ``K/N``, part K of N of a training file; N is from 2 to 100."""
-    part, _, parts = text.partition("/")
-    if not (parts.isdigit() and part.isdigit() and len(text) < 8 and text.isascii()):
-        part, parts = "0", "0"
-    if not 1 <= int(part) <= int(parts) <= 100 or int(parts) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not K/N, such as 1/5 for part 1 of 5")
-    return f"{int(part)}/{int(parts)}"
+    """Accept ``K/N`` or ``K/N/writers``, part K of N of a training file; N is from 2 to 100."""
+    found = re.fullmatch(r"([0-9]{1,3})/([0-9]{1,3})(/writers)?", text, re.ASCII)
+    part, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if found is None or not 1 <= part <= parts <= 100 or parts < 2:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not K/N or K/N/writers, such as 1/5 for part 1 of 5"
+        )
+    return f"{part}/{parts}{found[3] or ''}"
 
 
 def seed_list(text: str) -> list[int]:

@@ -18,7 +18,9 @@ STATE_FORMAT = "djsw-state-7"
 MAY_CHANGE = {
     "username",
     "settings.num_epochs",
+    "dataset.file",
     "dataset.source",
+    "starting_weights.file",
 }
 
 
@@ -78,9 +80,7 @@ def read_state(
     if here.get("settings.schedule") != "constant":  # the length decides every learning rate
         may_change = MAY_CHANGE - {"settings.num_epochs"}
     for name in before | here:
-        if name.endswith(".file") or name in may_change:
-            continue
-        if before.get(name) != here.get(name):
+        if name not in may_change and before.get(name) != here.get(name):
             raise UsageError(
                 f"{exp_name!r} was trained with {shown(name)} {shown(before.get(name))}, not "
                 f"{here.get(name)}; "

@@ -93,7 +93,10 @@ def sweep_page(
 ) -> str:
     """Return the page (Markdown)."""
     given = {k: v for k, v in identity.items() if v is not None and k not in ("folds", "seeds")}
-    folds = f"{identity['folds']} folds" if identity["folds"] else "the usual validation images"
+    folds = "the usual validation images"
+    if identity["folds"]:
+        folds = identity["folds"].replace("/writers", "") + " folds"
+        folds += " that share no writer" * identity["folds"].endswith("/writers")
     count = {s: sum(run.status == s for run in runs) for s in ("finished", "pruned", "fail")}
     rows = []
     for each in ranked[:30]:
