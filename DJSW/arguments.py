@@ -76,10 +76,18 @@ class Arguments:
 class EvaluateArguments(Arguments):
     """The flags of an evaluation."""
 
-    load_checkpoint: str | Path = _flag(
-        "weights to evaluate, or with --train to start from: a checkpoint or a state dict",
+    load_checkpoint: str | Path | Sequence[str | Path] = _flag(
+        "weights to evaluate, or with --train to start from: a checkpoint or a state dict; of "
+        "several the mean probabilities are evaluated",
+        nargs="+",
         metavar="FILE",
     )
+
+    @property
+    def checkpoints(self) -> list[str | Path]:
+        """The files: those of an ensemble, or one."""
+        given = self.load_checkpoint
+        return [given] if isinstance(given, (str, Path)) else [*given]
 
 
 @dataclass(frozen=True, kw_only=True)

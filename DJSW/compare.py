@@ -29,9 +29,9 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from DJSW import recipes
+from DJSW import pipelines, recipes
 from DJSW.arguments import EvaluateArguments, TrainArguments
-from DJSW.pipelines import DATASETS, PEOPLE, PROCESSED, open_split
+from DJSW.pipelines import DATASETS, PEOPLE, open_split
 from utils.cli import Parser, fold, output_flags, positive_int, run_command, seed_list
 from utils.distributed.environment import cores, require_single_process
 from utils.errors import MissingData, UsageError
@@ -163,7 +163,8 @@ def clusters_of(evaluation: Evaluation) -> Clusters:
     :raises UsageError: the file is damaged.
     """
     data, writers = evaluation.record["dataset"], None
-    path = PROCESSED / DATASETS[data["name"]].test_file if data["name"] in DATASETS else None
+    entry = DATASETS.get(data["name"])
+    path = pipelines.PROCESSED / entry.test_file if entry else None
     if path is not None and path.exists():
         try:
             arrays = read_h5(path)[1]
@@ -329,7 +330,7 @@ def evaluated(args: EvaluateArguments, missing: dict[str, str], *, check: bool) 
     if path.exists():
         record = read_evaluation(path).record
         found = (record["exp_name"], record["checkpoint"]["sha256"], record["dataset"]["name"])
-        if found != (args.exp_name, sha256_of(Path(args.load_checkpoint)), args.dataset):
+        if found != (args.exp_name, sha256_of(Path(args.checkpoints[0])), args.dataset):
             raise UsageError(
                 f"{path} exists, of other weights or another test set; give another --output_dir"
             )

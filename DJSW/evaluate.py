@@ -1,10 +1,10 @@
 """Evaluation of a checkpoint on a test set: ``evaluate_model(args)``."""
 
-import hashlib
 import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,24 @@ from DJSW.networks import build_model, model_arguments, try_model
 from DJSW.pipelines import DATASETS, dataset_of, open_split
 from utils.distributed import collectives
 from utils.distributed.device import choose_device
-from utils.engine.batches import finite_log_probabilities, load_rows, predict
+from utils.engine.batches import (
+    finite_log_probabilities,
+    load_rows,
+    mean_probabilities,
+    predict,
+)
 from utils.errors import UsageError
 from utils.mnist_dataset import MnistH5Dataset
 from utils.records.checkpoint import (
     Checkpoint,
     count_parameters,
-    describe,
+    describe_all,
     load_checkpoint,
     weights_sha256,
 )
 from utils.records.evaluation import (
     FORMAT,
+    CheckpointRecord,
     EvaluationMetadata,
     EvaluationRecord,
     Results,
@@ -42,6 +48,7 @@ from utils.records.files import (
     find_file,
     find_folder,
     relative_to_root,
+    sha256_of,
 )
 from utils.records.provenance import provenance, resource_usage, write_json
 from utils.records.typed import shown
@@ -65,9 +72,9 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """An evaluation that is ready to start."""
+    """An evaluation that is ready to start; of several models, the mean probabilities."""
 
-    model: nn.Module
+    models: dict[Path, nn.Module]
     data: MnistH5Dataset
     folder: Path
     metadata: EvaluationMetadata
@@ -98,8 +105,12 @@ def evaluate_model(args: Any, *, report: bool = True) -> EvaluationResult:
             job = prepare_evaluation(args)
         print(f"device      {collectives.describe_devices(device, devices)}", flush=True)
         started = time.perf_counter()
-        logits, classes = predict(job.model.to(device), load_rows(job.data, device))
-        log_probabilities = finite_log_probabilities(logits, args.load_checkpoint)
+        images = load_rows(job.data, device)
+        members = []
+        for path, model in job.models.items():
+            logits, classes = predict(model.to(device), images)
+            members.append(finite_log_probabilities(logits, path))
+        log_probabilities = mean_probabilities(members)
         record = None
         if collectives.rank() == 0:
             session = provenance(device, devices)
@@ -126,15 +137,26 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
     output = folder / f"{args.exp_name}_metrics.json"
     if output.exists():
         raise _taken(args.exp_name, output)
-    checkpoint = load_checkpoint(find_file(args.load_checkpoint, "--load_checkpoint"))
+    paths = [find_file(path, "--load_checkpoint") for path in args.checkpoints]
+    if len({sha256_of(path) for path in paths}) < len(paths):
+        raise UsageError("--load_checkpoint: a network is given twice; give each once")
+    checkpoints = [load_checkpoint(path) for path in paths]
+    checkpoint = checkpoints[0]
     dataset = args.dataset or _own_dataset(checkpoint) or dataset_of(args.username)
-    model, arguments = build_model(args.username, dataset, checkpoint)
-    try_model(model, args.username, dataset, 2, train=False)
+    built = {each.path: build_model(args.username, dataset, each) for each in checkpoints}
+    models = {path: model for path, (model, _) in built.items()}
+    for model in models.values():
+        try_model(model, args.username, dataset, 2, train=False)
+    arguments = built[checkpoint.path][1]
     data = open_split(dataset, train=False)
-    layers, parameters = describe(model), count_parameters(model)
+    layers, parameters = (
+        describe_all([*models.values()]),
+        sum(map(count_parameters, models.values())),
+    )
     print(f"{args.username} evaluates {layers} on the test set of {dataset}")
     print(f"parameters  {parameters:,}")
-    print(f"weights     {checkpoint.path}")
+    for path in paths:
+        print(f"weights     {path}")
     usual = model_arguments(args.username, dataset)
     for name, value in arguments.items():
         if value != usual.get(name):
@@ -146,16 +168,12 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
         "exp_name": args.exp_name,
         "username": args.username,
         "model": {
-            "name": type(model).__name__,
+            "name": type(models[checkpoint.path]).__name__,
             "arguments": arguments,
             "layers": layers,
             "parameters": parameters,
         },
-        "checkpoint": {
-            **checkpoint.source(),
-            "epoch": checkpoint.metadata.get("epoch"),
-            "weights_sha256": weights_sha256(checkpoint.weights),
-        },
+        "checkpoint": _source(checkpoint),
         "training": _training(checkpoint),
         "dataset": {
             "name": dataset,
@@ -167,7 +185,25 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
         },
         "classes": list(DATASETS[dataset].digits),
     }
-    return EvaluationJob(model, data, folder, metadata)
+    if len(checkpoints) > 1:
+        members = metadata["members"] = [*map(_source, checkpoints)]
+        hashes = "".join(each["sha256"] for each in members).encode()
+        files = f"ensemble of {len(members)}"
+        metadata["checkpoint"] = {
+            "file": files,
+            "sha256": sha256(hashes).hexdigest(),
+            "epoch": None,
+        }
+        metadata["training"] = None
+    return EvaluationJob(models, data, folder, metadata)
+
+
+def _source(checkpoint: Checkpoint) -> CheckpointRecord:
+    return {
+        **checkpoint.source(),
+        "epoch": checkpoint.metadata.get("epoch"),
+        "weights_sha256": weights_sha256(checkpoint.weights),
+    }
 
 
 def _save(
@@ -185,7 +221,7 @@ def _save(
         {
             **job.metadata,
             **results,
-            "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
+            "predictions_sha256": sha256(predictions).hexdigest(),
             "session": session,
         }
     )

@@ -99,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for each in TRAINING:
         if not args.train and getattr(args, each.name) != flags.get_default(each.name):
             flags.error(f"--{each.name} needs --train")
+    if args.train and args.load_checkpoint is not None:
+        if len(args.load_checkpoint) > 1:
+            flags.error("--train starts from one checkpoint; give one --load_checkpoint")
+        (args.load_checkpoint,) = args.load_checkpoint
     if args.array_task is not None:
         args.exp_name += f"_{args.array_task}"
         args.seed += args.array_task

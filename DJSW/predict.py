@@ -36,7 +36,8 @@ def parser() -> Parser:
     flags = Parser("Predict the digits on pictures of any size, color and polarity.")
     add = flags.add_argument
     add("images", nargs="+", metavar="IMAGE", help="image file, or a folder that is searched")
-    add("--load_checkpoint", required=True, metavar="FILE", help="a checkpoint or a state dict")
+    weights = "a checkpoint or a state dict; of several the mean probabilities are used"
+    add("--load_checkpoint", required=True, nargs="+", metavar="FILE", help=weights)
     form = "the images are in the dataset's form already: white on black, of its size"
     add("--raw", action="store_true", help=form)
     output_flags(flags, "prediction")
@@ -57,18 +58,22 @@ def command(args: argparse.Namespace) -> None:
     if table.exists():
         raise taken
     paths = [path for given in args.images for path in find_images(given)]
-    weights = files.find_file(args.load_checkpoint, "--load_checkpoint")
+    weights = [files.find_file(path, "--load_checkpoint") for path in args.load_checkpoint]
 
     from DJSW.networks import build_model, identify_checkpoint, try_model
-    from utils.records.checkpoint import describe, load_checkpoint
+    from utils.records.checkpoint import describe_all, load_checkpoint
 
-    checkpoint = load_checkpoint(weights)
-    username, dataset = identify_checkpoint(checkpoint)
-    model, _ = build_model(username, dataset, checkpoint)
-    try_model(model, username, dataset, 2, train=False)
+    dataset, models = None, {}
+    for path in weights:
+        checkpoint = load_checkpoint(path)
+        username, dataset = identify_checkpoint(checkpoint, dataset)
+        models[path], _ = build_model(username, dataset, checkpoint)
+        try_model(models[path], username, dataset, 2, train=False)
+    assert dataset is not None, "argparse takes one file or more"
     digits = DATASETS[dataset].digits
     known = f"{', '.join(map(str, digits[:-1]))} and {digits[-1]}"
-    print(f"network     {describe(model)}, weights {weights}")
+    print(f"network     {describe_all([*models.values()])}")
+    print(*(f"weights     {path}" for path in weights), sep="\n")
     print(f"digits      {known}; a picture of anything else is taken for one of these", flush=True)
     if args.check:
         print("checked     this prediction would run")
@@ -79,11 +84,14 @@ def command(args: argparse.Namespace) -> None:
         raise UsageError(f"none of the {len(paths)} files is a readable image (see above)")
     import torch
 
-    from utils.engine.batches import finite_log_probabilities
+    from utils.engine.batches import finite_log_probabilities, mean_probabilities
 
-    with torch.inference_mode():
-        logits = [model.eval()(batch) for batch in torch.from_numpy(images)[:, None].split(512)]
-    probabilities = np.exp(finite_log_probabilities(torch.cat(logits), args.load_checkpoint))
+    members = []
+    for path, model in models.items():
+        with torch.inference_mode():
+            logits = [model.eval()(batch) for batch in torch.from_numpy(images)[:, None].split(512)]
+        members.append(finite_log_probabilities(torch.cat(logits), path))
+    probabilities = np.exp(mean_probabilities(members))
     with files.exclusive_output(table, taken, r"predicted\.csv|seen(_\d+)?\.png"):
         save(table, readable, images, probabilities, dataset)
     skipped = len(paths) - len(readable)

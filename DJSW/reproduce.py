@@ -145,7 +145,9 @@ def _arguments(path: Path, record: Record, folder: Path) -> TrainArguments | Eva
             "DJSW/pipelines.py; use the commit that wrote it"
         )
     weights = record["starting_weights"] if "settings" in record else record["checkpoint"]
-    file = _same_file(weights) if weights else None
+    file: Any = _same_file(weights) if weights and "members" not in record else None
+    if "members" in record:
+        file = [_same_file(each) for each in record["members"]]
     flags: dict[str, Any] = {
         "username": username,
         "exp_name": record["exp_name"],

@@ -252,7 +252,10 @@ def _warn_if_worse_than_a_guess(loss: float, classes: int) -> None:
 
 
 def train_epoch(
-    checkpointer: Checkpointer, training: Samples, settings: Settings, targets: Targets
+    checkpointer: Checkpointer,
+    training: Samples,
+    settings: Settings,
+    targets: Targets = true_classes,
 ) -> Tensor:
     """Run the epoch, from the resumed step if any; return each step's loss, summed over images."""
     model, optimizer = checkpointer.model.train(), checkpointer.optimizer

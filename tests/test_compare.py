@@ -15,7 +15,7 @@ from records import changed
 from DJSW import compare
 from DJSW import main as djsw
 from DJSW.networks import build_model
-from DJSW.pipelines import DATASETS, PEOPLE
+from DJSW.pipelines import DATASETS, PEOPLE, open_split
 from DJSW.recipes import RECIPES, Recipe
 from utils.records.checkpoint import write_checkpoint
 from utils.records.evaluation import metric_values, read_evaluation
@@ -98,6 +98,29 @@ def test_two_are_ranked_and_tested(call):
     assert line[2:6] == [str(only), str(only_other), f"{expected:.2g}", f"{expected:.2g}"]
     assert record["evaluations"][0]["file"].endswith("a_metrics.json")
     assert record["session"]["git"] is None or len(record["session"]["git"]["commit"]) == 40
+
+
+def test_writers_are_resampled_and_ensembles_marked(call, processed):
+    write_datasets(processed, writers=9)
+    paths = [untrained(call, name, seed) for seed, name in enumerate("ab")]
+    weights = [call.out / f"{name}.pt" for name in "ab"]
+    page, table, record = compared(call, *paths, evaluate(call, "both", *weights))
+    assert "both (ensemble of 2)" in {row["name"] for row in table}
+    assert "an ensemble of a.pt, b.pt" in page
+    assert "Intervals: bootstrap over 9 writers (and over seeds)." in page
+    assert record["test_sets"][0]["clusters"] == {"kind": "writers", "count": 9}
+    of_test_set = intervals.Clusters.of(open_split("mnist_4_9", train=False).writers, 43)
+    found = {path.name[0]: read_evaluation(path).correct for path in paths}
+    (pair,) = (
+        each
+        for each in record["test_sets"][0]["differences"]
+        if {each["first"], each["second"]} == {"a", "b"}
+    )
+    first, second = found[pair["first"]], found[pair["second"]]
+    expected = intervals.difference_interval(first[None], second[None], of_test_set)
+    assert pair["interval"] == list(expected)
+    sums = np.bincount(of_test_set.numbers, first * 1 - second * 1)
+    assert pair["p"] == intervals.paired_p(sums)
 
 
 def test_several_tests_are_corrected_and_equals_share_a_rank(call):

@@ -1,11 +1,12 @@
 """Targets and gradients of distillation against float64, and runs that learn from others."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_datasets
+from conftest import Call, write_datasets
 from small_runs import outcome
 from torch import nn
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from DJSW import main as djsw
 from DJSW import reproduce
 from DJSW.networks import build_model
 from DJSW.pipelines import PEOPLE
-from utils.engine.backward import AutogradGradients, StackGradients
+from utils.engine.backward import AutogradGradients, gradients_of
 from utils.engine.distillation import Teachers
 from utils.engine.optimizer import Adam
 
@@ -23,7 +24,7 @@ TRAIN = ("--username", "waly", "--train", "--batch_size", 16, "--num_epochs", 3)
 
 def test_targets_agree_with_a_loop_in_float64():
     torch.manual_seed(0)
-    networks = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) for _ in range(3)]
+    networks: Any = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) for _ in range(3)]
     images, classes = torch.rand(5, 1, 2, 2), torch.tensor([0, 2, 1, 1, 0])
     found = Teachers(networks, 0.7, 2.5)(images, classes)
     for image, number, target in zip(images.flatten(1).double(), classes, found, strict=True):
@@ -51,11 +52,12 @@ def test_gradients_of_probabilities_equal_float64_autograd(username):
     other.load_state_dict(model.state_dict())
     for parameter in other.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    ours = (model, StackGradients(*model.stack())), (other, AutogradGradients(other))
+    ours = (model, gradients_of(model)), (other, AutogradGradients(other))
     for network, gradients in ours:
         loss = gradients(images, targets, 9)
         assert loss.item() / 9 == pytest.approx(expected.item(), rel=1e-5)
         for mine, reference in zip(network.parameters(), double.parameters(), strict=True):
+            assert mine.grad is not None
             torch.testing.assert_close(mine.grad.double(), reference.grad, rtol=1e-4, atol=1e-7)
 
 
@@ -69,8 +71,7 @@ def run(processed, tmp_path, capsys):
         status = djsw.main([*map(str, given)])
         return status, capsys.readouterr().err
 
-    call.out = tmp_path / "out"
-    return call
+    return Call(call, tmp_path / "out")
 
 
 def checkpoint(run, name):
@@ -124,12 +125,13 @@ def test_wrong_use(run, processed):
         status, error = run("e", *flags)
         assert status == 2 and "give both or neither" in error
     weight = ("--teacher_weight", 0.5)
-    for flags, expected in (
+    cases: list[tuple[tuple[Any, ...], str]] = [
         (("--username", "dennis", *teacher, *weight), "distinguishes the digits"),
         ((*teacher, *weight, "--fold", "1/2"), "it has seen validation images"),
         (("--teachers", run.out / "t_run.json", *weight), "is JSON, no checkpoint"),
         (("--teachers", run.out / "no", *weight), "--teachers"),
-    ):
+    ]
+    for flags, expected in cases:
         status, error = run("e", *flags)
         assert status == 2 and expected in error and error.count("\n") == 1
     assert not list(run.out.glob("e_*"))

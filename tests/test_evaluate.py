@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import write_h5
+from conftest import write_datasets, write_h5
 from PIL import Image
 from records import changed
 
 from DJSW import main as djsw
+from DJSW import reproduce
 from DJSW.networks import build_model
 from DJSW.pipelines import DATASETS, open_split
 from utils import metrics
@@ -90,8 +91,8 @@ def test_numbers_follow_from_the_predictions(measured):
     clusters = record["clusters"]
     assert (clusters["kind"], clusters["count"]) == ("runs of 10 consecutive images", 5)
     assert clusters["wilson"] == pytest.approx(wilson(correct.sum(), 43))
-    expected = intervals.accuracy_interval(correct[None], intervals.Clusters.of(None, 43))
-    assert ends["accuracy"] == list(expected) == ends["weighted_recall"]
+    own_ends = intervals.accuracy_interval(correct[None], intervals.Clusters.of(None, 43))
+    assert ends["accuracy"] == list(own_ends) == ends["weighted_recall"]
     assert record["series"] == []  # the file does not have them
     for row in record["calibration"]:
         inside = (p.max(1) > row["above"]) & (p.max(1) <= row["up_to"])
@@ -100,6 +101,81 @@ def test_numbers_follow_from_the_predictions(measured):
         assert [row["low"], row["high"]] == pytest.approx(expected, abs=1e-9)
     read = read_evaluation(folder / "e_metrics.json")
     assert (read.labels == digits).all() and (read.predicted == predicted).all()
+
+
+@pytest.fixture
+def networks(tmp_path, processed):
+    """Files of three untrained SMLPs."""
+    (tmp_path / "out").mkdir()
+    paths = [tmp_path / f"{seed}.pt" for seed in range(3)]
+    for seed, path in enumerate(paths):
+        torch.manual_seed(seed)
+        torch.save(build_model("sigurd", "mnist_4_9")[0].state_dict(), path)
+    return paths
+
+
+def probabilities_of(folder, name):
+    rows = np.loadtxt(folder / f"{name}_probabilities.csv", delimiter=",", skiprows=1)
+    return rows[:, 1:]
+
+
+def test_ensemble_is_the_mean_of_probabilities(networks, tmp_path, capsys):
+    out = tmp_path / "out"
+    for path in networks:
+        assert evaluate(out, path, path.stem) == 0
+    assert evaluate(out, networks[0], "e", "sigurd", *networks[1:]) == 0
+    mean = np.mean([probabilities_of(out, path.stem) for path in networks], axis=0)
+    assert probabilities_of(out, "e") == pytest.approx(mean, abs=1e-5)
+    record = read_evaluation(out / "e_metrics.json").record
+    single = read_evaluation(out / "0_metrics.json").record
+    assert record["model"]["layers"] == f"3 x {single['model']['layers']}"
+    assert record["model"]["parameters"] == 3 * single["model"]["parameters"]
+    assert record["training"] is None and record["checkpoint"]["file"] == "ensemble of 3"
+    found = [each["sha256"] for each in record["members"]]
+    assert found == [
+        read_evaluation(out / f"{k}_metrics.json").record["checkpoint"]["sha256"] for k in range(3)
+    ]
+    page = (out / "e_report.md").read_text()
+    assert all(f"{k}.pt`, SHA-256 `{sha256}`" in page for k, sha256 in enumerate(found))
+    capsys.readouterr()
+    assert reproduce.main([str(out / "e_metrics.json")]) == 0
+    assert "identical   all" in capsys.readouterr().out
+
+
+def test_wrong_ensembles(networks, tmp_path, capsys):
+    out, first = tmp_path / "out", networks[0]
+    torch.save(build_model("sigurd", "mnist_0_3")[0].state_dict(), tmp_path / "other.pt")
+    for more, expected in (
+        ([first], "a network is given twice"),
+        ([tmp_path / "other.pt"], "does not fit SMLP 784-77-77-77-77-6"),
+        ([tmp_path / "no.pt"], "no.pt"),
+    ):
+        assert evaluate(out, first, "e", "sigurd", *more) == 2
+        error = capsys.readouterr().err
+        assert expected in error and error.count("\n") == 1
+    with pytest.raises(SystemExit):
+        evaluate(out, first, "e", "sigurd", networks[1], "--train")
+    assert "--train starts from one checkpoint" in capsys.readouterr().err
+    assert not any(out.iterdir())
+
+
+def test_writers_and_series(networks, tmp_path, processed):
+    write_datasets(processed, writers=9)
+    out = tmp_path / "out"
+    assert evaluate(out, networks[0]) == 0
+    read = read_evaluation(out / "e_metrics.json")
+    record, data = read.record, open_split("mnist_4_9", train=False)
+    assert (record["clusters"]["kind"], record["clusters"]["count"]) == ("writers", 9)
+    clusters = intervals.Clusters.of(data.writers, 43)
+    ends = intervals.accuracy_interval(read.correct[None], clusters)
+    assert record["intervals"]["accuracy"] == list(ends)
+    by = {row["series"]: (row["by"], row["images"], row["errors"]) for row in record["series"]}
+    for number, who in ((0, "census employees"), (4, "high-school students")):
+        wrong = ~read.correct[data.series == number]
+        assert by.pop(number) == (who, len(wrong), wrong.sum())
+    assert not by
+    page = (out / "e_report.md").read_text()
+    assert "Intervals are of a bootstrap over 9 writers" in page and "high-school students" in page
 
 
 def test_page_shows_the_record(measured):

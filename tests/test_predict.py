@@ -42,6 +42,25 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+def test_several_networks_predict_by_their_mean(call, tmp_path):
+    folder, weights = tmp_path / "in", WEIGHTS["sigurd"]
+    folder.mkdir()
+    files(folder)
+    other = tmp_path / "other.pt"
+    state = {name: 0.9 * each for name, each in load_checkpoint(ROOT / weights).weights.items()}
+    torch.save(state, other)
+    found = []
+    for name, given in (("a", [weights]), ("b", [other]), ("both", [weights, other])):
+        status, out, _ = call(folder, "--exp_name", name, "--load_checkpoint", *given)
+        assert status == 0
+        rows = table(call.out / f"{name}_predicted.csv")
+        found.append(np.array([[float(row[f"p_{k}"]) for k in range(4, 10)] for row in rows]))
+    assert "network     2 x SMLP 784-77-77-77-77-6" in out
+    assert found[2] == pytest.approx((found[0] + found[1]) / 2, abs=1e-5)
+    status, _, err = call(folder, "--load_checkpoint", weights, WEIGHTS["dennis"])
+    assert status == 2 and "distinguishes the digits" in err and err.count("\n") == 1
+
+
 def test_unreadable_files_in_a_folder_are_skipped(call, tmp_path):
     folder = tmp_path / "my digits"
     (folder / "below").mkdir(parents=True)

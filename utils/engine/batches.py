@@ -1,6 +1,6 @@
 """Images and classes in batches; and the logits of a whole split."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,14 @@ def finite_log_probabilities(logits: Tensor, source: str | Path) -> np.ndarray:
             "give another checkpoint"
         )
     return logits.cpu().double().log_softmax(1).numpy()
+
+
+def mean_probabilities(members: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the log of the mean probabilities (N, C) of networks, from their logs (N, C)."""
+    if len(members) == 1:
+        return members[0]
+    mean: np.ndarray = np.logaddexp.reduce(np.stack(members)) - np.log(len(members))
+    return mean
 
 
 def loss_and_accuracy(model: nn.Module, data: Samples) -> tuple[float, float]:

@@ -7,7 +7,8 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -267,6 +268,14 @@ def describe(model: nn.Module) -> str:
     return "-".join(
         [f"{name} {layers[0].in_features}", *(f"{each.out_features}" for each in layers)]
     )
+
+
+def describe_all(models: Sequence[nn.Module]) -> str:
+    """Return what :func:`describe` does, for an ensemble such as ``5 x SMLP 784-77-77-77-77-6``."""
+    counts = Counter(map(describe, models))
+    if len(models) == 1:
+        return next(iter(counts))
+    return " + ".join(f"{count} x {text}" for text, count in counts.items())
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -194,7 +194,8 @@ class SessionRecord(TypedDict):
 class EvaluationMetadata(TypedDict):
     """What is evaluated on which test set; ``classes`` are the digits in the order of the logits.
 
-    ``training`` is ``None`` for a bare state dict.
+    ``training`` is ``None`` for a bare state dict, and for an ensemble, which has ``members``; the
+    hash of its ``checkpoint`` is that of their hashes.
     """
 
     format: str
@@ -202,6 +203,7 @@ class EvaluationMetadata(TypedDict):
     username: str
     model: EvaluatedModel
     checkpoint: CheckpointRecord
+    members: NotRequired[list[CheckpointRecord]]
     training: TrainingRecord | None
     dataset: DatasetRecord
     classes: list[int]

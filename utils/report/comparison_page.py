@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import comb
+from pathlib import Path
 from typing import Any
 
 from utils.records.evaluation import metric_values
@@ -146,6 +147,8 @@ def _settings(test_set: TestSet) -> str:
     lines: dict[str, list[str]] = {}
     for entry in test_set.entries:
         text = "unknown: a bare state dict"
+        if members := entry.record.get("members"):
+            text = f"an ensemble of {', '.join(Path(each['file']).name for each in members)}"
         if training := entry.record["training"]:
             seeds = ", ".join(str(run.seed) for run in entry.runs)
             own = _own_arguments(entry, test_set)

@@ -151,7 +151,10 @@ def _provenance(record: EvaluationRecord) -> list[tuple[str, str]]:
         f"({describe_settings(training['settings'])})"
     )
     return [
-        ("weights", f"`{checkpoint['file']}`, SHA-256 `{checkpoint['sha256']}`"),
+        *(
+            ("weights", f"`{each['file']}`, SHA-256 `{each['sha256']}`")
+            for each in record.get("members", [checkpoint])
+        ),
         ("parameters", f"{record['model']['parameters']:,}"),
         *([("training", trained)] if trained else []),
         ("test set", f"`{data['file']}`, images `{data['images_sha256']}`"),

@@ -249,12 +249,18 @@ def _entries(evaluations: Sequence[Evaluation], clusters: Clusters) -> list[Entr
                 for each in rest
             ]
         else:
-            entries += [Entry(each.record["exp_name"], (each,), clusters) for each in members]
+            entries += [Entry(_name(each), (each,), clusters) for each in members]
     names = Counter(entry.name for entry in entries)
     return [
         entry if names[entry.name] == 1 else replace(entry, name=_unique_name(entry))
         for entry in entries
     ]
+
+
+def _name(evaluation: Evaluation) -> str:
+    """Return the name of an evaluation; an ensemble's says so."""
+    count = len(evaluation.record.get("members", ()))
+    return evaluation.record["exp_name"] + (f" (ensemble of {count})" if count else "")
 
 
 def _run_of_group(seed: Sequence[Evaluation], members: Sequence[Evaluation]) -> Evaluation | None:
