@@ -29,6 +29,8 @@ from functools import cache
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from DJSW import pipelines, recipes
 from DJSW.arguments import EvaluateArguments, TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE, open_split
@@ -47,6 +49,13 @@ from utils.report.comparison_page import comparison_csv, comparison_page, valida
 from utils.report.tables import csv_text
 from utils.statistics.comparison import TestSet, rank_by_test_set, rank_by_validation
 from utils.statistics.intervals import Clusters
+
+#: Rows of test files whose label fewer than three of five people chose: Northcutt, Athalye and
+#: Mueller, "Pervasive Label Errors in Test Sets Destabilize Machine Learning Benchmarks" (2021).
+LABEL_ERRORS = {
+    "mnist_4_9": {540, 1101, 1244, 1523, 1557, 2061, 2088, 3484, 4988, 5657, 5684},
+    "mnist_0_3": {679, 1025, 2752, 2808},
+}
 
 
 def parser() -> Parser:
@@ -108,7 +117,7 @@ def command(args: argparse.Namespace) -> None:
         "test_sets": [test_set.record() for test_set in compared],
         "session": code_provenance(),
     }
-    with files.exclusive_output(record_file, taken, r"comparison\.(json|md|csv|png)"):
+    with files.exclusive_output(record_file, taken, r"comparison(_hard_\w+)?\.(json|md|csv|png)"):
         save(compared, exp_name, folder, missing)
         write_json(record_file, record, exclusive=True)
     _report_missing(missing)
@@ -157,23 +166,59 @@ def count_validation_images(dataset: str, images_sha256: str, part: str) -> int 
     return None
 
 
-def clusters_of(evaluation: Evaluation) -> Clusters:
-    """Return the writers of a test set, where its file is here and has them; else runs of images.
+def read_test_set(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Return the arrays of the test file, where it is here and is the one of the evaluation.
 
     :raises UsageError: the file is damaged.
     """
-    data, writers = evaluation.record["dataset"], None
+    data = evaluation.record["dataset"]
     entry = DATASETS.get(data["name"])
     path = pipelines.PROCESSED / entry.test_file if entry else None
-    if path is not None and path.exists():
-        try:
-            arrays = read_h5(path)[1]
-        except ValueError as error:
-            raise UsageError(f"{path}: {error} (delete it to create it again)") from None
-        found = array_hashes({name: arrays[name] for name in ("images", "labels")})
-        if all(found[name] == data.get(name) for name in found):
-            writers = arrays.get("writers")
-    return Clusters.of(writers, len(evaluation.labels))
+    if path is None or not path.exists():
+        return {}
+    try:
+        arrays = read_h5(path)[1]
+    except ValueError as error:
+        raise UsageError(f"{path}: {error} (delete it to create it again)") from None
+    found = array_hashes({name: arrays[name] for name in ("images", "labels")})
+    return arrays if all(found[name] == data.get(name) for name in found) else {}
+
+
+def clusters_of(evaluation: Evaluation) -> Clusters:
+    """Return the writers of a test set, where its file is here and has them; else runs of images.
+
+    Raises as :func:`read_test_set`.
+    """
+    return Clusters.of(read_test_set(evaluation).get("writers"), len(evaluation.labels))
+
+
+def save_hard_images(path: Path, test_set: TestSet) -> str:
+    """Draw the images that every seed of the best entry with several gets wrong; describe them.
+
+    Without the file of the test set, or such an entry, there is no picture, and no text.
+    """
+    several = (entry for entry in test_set.entries if len(entry.runs) > 1)
+    entry = next(several, None)
+    images = read_test_set(test_set.entries[0].runs[0]).get("images")
+    if entry is None or images is None:
+        return ""
+    wrong = np.flatnonzero(~entry.correct.any(0))
+    text = f"{len(wrong)} images are wrong in every seed of {entry.name}"
+    if not len(wrong):
+        return f"{text}."
+    known = LABEL_ERRORS.get(str(test_set.dataset["name"]), set())
+    labels, predicted = test_set.labels, np.stack([run.predicted for run in entry.runs])
+    captions = []
+    for row in wrong:
+        others = dict.fromkeys(predicted[:, row].tolist())
+        note = "\nlabel doubtful" if row in known else ""
+        captions.append(f"{labels[row]} taken for {', '.join(map(str, others))}{note}")
+    from utils.report.figures import GALLERY, save_mosaic
+
+    save_mosaic(path, f"{text}", images[wrong][:GALLERY], captions[:GALLERY], columns=8)
+    doubtful = len(known.intersection(wrong.tolist()))
+    note = f"; most people read {doubtful} of these otherwise" * bool(known)
+    return f"{text}{note}.\n\n![images wrong in every seed]({path.name})"
 
 
 def save(
@@ -183,7 +228,11 @@ def save(
     from utils.report.figures import save_error_rates
 
     page, table, chart = (folder / f"{exp_name}_comparison.{end}" for end in ("md", "csv", "png"))
-    text = comparison_page(compared, exp_name, missing)
+    hard = {}
+    for number, test_set in enumerate(compared, 1):
+        picture = folder / f"{exp_name}_comparison_hard_{number}.png"
+        hard[test_set.name] = save_hard_images(picture, test_set)
+    text = comparison_page(compared, exp_name, missing, hard)
     for path, content in ((page, text), (table, comparison_csv(compared))):
         files.write_text(path, content)
     rows = {

@@ -13,7 +13,8 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -22,11 +23,13 @@ from utils.cli import Parser, output_flags, run_command
 from utils.distributed.environment import require_single_process
 from utils.errors import UsageError, escaped, one_line
 from utils.records import files
+from utils.records.typed import check_type, read_json, shown
 from utils.report.tables import align, percent
 
-#: Predictions below this probability are marked. With the published SMLP, these are 4 % of the test
-#: digits 4-9, 60 % of its errors, and 34 % of the digits 0-3, which it does not know.
+#: Predictions below this probability are marked, where :func:`threshold` knows no better one.
 UNSURE = 0.9
+#: Written by ``robustness.py`` for the published networks.
+THRESHOLDS = files.ROOT / "reports" / "robustness" / "published_robustness.json"
 #: Images per sheet.
 SHEET = 60
 
@@ -84,19 +87,40 @@ def command(args: argparse.Namespace) -> None:
         raise UsageError(f"none of the {len(paths)} files is a readable image (see above)")
     import torch
 
-    from utils.engine.batches import finite_log_probabilities, mean_probabilities
+    from utils.engine.batches import log_probabilities, mean_probabilities
 
-    members = []
-    for path, model in models.items():
-        with torch.inference_mode():
-            logits = [model.eval()(batch) for batch in torch.from_numpy(images)[:, None].split(512)]
-        members.append(finite_log_probabilities(torch.cat(logits), path))
+    batch = torch.from_numpy(images)[:, None]
+    members = [log_probabilities(model, batch, path) for path, model in models.items()]
     probabilities = np.exp(mean_probabilities(members))
+    unsure = threshold(weights)
     with files.exclusive_output(table, taken, r"predicted\.csv|seen(_\d+)?\.png"):
-        save(table, readable, images, probabilities, dataset)
+        save(table, readable, images, probabilities, dataset, unsure)
+    print(f"not sure    below {percent(unsure)}")
     skipped = len(paths) - len(readable)
     if skipped:
         raise UsageError(f"{skipped} of {len(paths)} files were skipped (see above)")
+
+
+def threshold(weights: Sequence[Path]) -> float:
+    """Return the confidence that all but 5 % of a network's test images have, if it is known.
+
+    :raises UsageError: the file of the thresholds is damaged.
+    """
+    if len(weights) > 1 or not THRESHOLDS.exists():
+        return UNSURE
+    try:
+        record = read_json(THRESHOLDS)
+        check_type(record, Thresholds)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{THRESHOLDS} is damaged: {shown(error)} (restore it)") from None
+    found: float = record["thresholds"].get(files.sha256_of(weights[0]), UNSURE)
+    return found
+
+
+class Thresholds(TypedDict):
+    """What :func:`threshold` reads: a confidence for each SHA-256 of a checkpoint."""
+
+    thresholds: Mapping[str, float]
 
 
 def find_images(given: str) -> list[Path]:
@@ -132,12 +156,18 @@ def read_images(paths: list[Path], dataset: str, *, raw: bool) -> tuple[list[Pat
 
 
 def save(
-    table: Path, paths: list[Path], images: np.ndarray, probabilities: np.ndarray, dataset: str
+    table: Path,
+    paths: list[Path],
+    images: np.ndarray,
+    probabilities: np.ndarray,
+    dataset: str,
+    unsure: float,
 ) -> None:
     """Draw the sheets, write the table, and print the predictions, with unsure ones marked.
 
     :param images: (N, H, W), in [0, 1].
     :param probabilities: (N, C).
+    :param unsure: predictions with a lower probability are marked.
     """
     from utils.report.figures import save_mosaic
 
@@ -146,7 +176,7 @@ def save(
     for path, row in zip(paths, probabilities, strict=True):
         name = escaped(path.name)
         best = [(digits[k], row[k]) for k in (-row).argsort(kind="stable")[:3]]
-        note = "not sure: perhaps none of them" if best[0][1] < UNSURE else ""
+        note = "not sure: perhaps none of them" if best[0][1] < unsure else ""
         lines.append([name, *(f"{digit} {percent(p):>8}" for digit, p in best), note])
         captions.append("\n".join([name[:20], "", *(f"{d}   {percent(p)}" for d, p in best)]))
         rows.append([escaped(str(path)), str(best[0][0]), *(f"{p:.6g}" for p in row)])
@@ -155,8 +185,8 @@ def save(
     for start in range(0, len(paths), SHEET):
         number = f"_{start // SHEET + 1}" if len(paths) > SHEET else ""
         sheets.append(table.with_name(f"{stem}seen{number}.png"))
-        shown = slice(start, start + SHEET)
-        save_mosaic(sheets[-1], title, images[shown], captions[shown], columns=4, beside=True)
+        sheet = slice(start, start + SHEET)
+        save_mosaic(sheets[-1], title, images[sheet], captions[sheet], columns=4, beside=True)
     with (
         files.atomic_write(table, exclusive=True) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,

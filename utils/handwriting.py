@@ -169,8 +169,21 @@ def prepare_image(gray: np.ndarray, form: Form) -> np.ndarray:
         if np.diff(np.flatnonzero((ink > 0.5).any(axis))).max(initial=0) > GAP * max(ink.shape):
             raise UnreadableImage("several objects apart from each other (give one digit)")
     digit = _resize(_thicken(_resize(ink, FINE * form.digit_size)), form.digit_size)
+    return _placed(digit / digit.max(), form)
+
+
+def refit(image: np.ndarray, form: Form) -> np.ndarray:
+    """Return a digit of one dataset (H, W), white on black in [0, 1], in the form of another.
+
+    The box of its ink is resized to the other's longer side, and placed as there.
+    """
+    return _placed(_resize(image[_box(image / image.max(), cut=0.1)], form.digit_size), form)
+
+
+def _placed(digit: np.ndarray, form: Form) -> np.ndarray:
+    """Return the digit in the middle of an image of the form."""
     frame = np.zeros(form.image_size, np.float32)
-    frame[: digit.shape[0], : digit.shape[1]] = digit / digit.max()
+    frame[: digit.shape[0], : digit.shape[1]] = digit
     center = ndimage.center_of_mass(digit) if form.centered == "mass" else np.divide(digit.shape, 2)
     shift = np.round(np.divide(frame.shape, 2) - center)  # whole pixels, inside the frame
     shift = shift.clip(0, np.subtract(frame.shape, digit.shape)).astype(int)
@@ -229,9 +242,11 @@ def _pieces(strong: np.ndarray) -> np.ndarray:
     return np.asarray(strong & (sizes >= SPECK * sizes.max())[labels])
 
 
-def _box(ink: np.ndarray, scale: float = 1, margin: float = 0) -> tuple[slice, ...]:
+def _box(
+    ink: np.ndarray, scale: float = 1, margin: float = 0, cut: float = 0.5
+) -> tuple[slice, ...]:
     """Return the box of the ink in a picture ``scale`` times as large, with a relative margin."""
-    box = ndimage.find_objects((ink > 0.5).astype(int))[0]
+    box = ndimage.find_objects((ink > cut).astype(int))[0]
     extra = margin * max(side.stop - side.start for side in box)
     return tuple(
         slice(max(0, round((s.start - extra) * scale)), round((s.stop + extra) * scale))

@@ -120,6 +120,16 @@ def finite_log_probabilities(logits: Tensor, source: str | Path) -> np.ndarray:
     return logits.cpu().double().log_softmax(1).numpy()
 
 
+@torch.inference_mode()
+def log_probabilities(model: nn.Module, images: Tensor, source: str | Path) -> np.ndarray:
+    """Return the log probabilities (N, C) of images (N, 1, H, W), float32 in [0, 1].
+
+    Raises as :func:`finite_log_probabilities`.
+    """
+    logits = [model.eval()(batch) for batch in images.split(EVALUATION_BATCH)]
+    return finite_log_probabilities(torch.cat(logits), source)
+
+
 def mean_probabilities(members: Sequence[np.ndarray]) -> np.ndarray:
     """Return the log of the mean probabilities (N, C) of networks, from their logs (N, C)."""
     if len(members) == 1:

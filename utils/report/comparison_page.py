@@ -21,9 +21,15 @@ COLUMNS = ("balanced_accuracy", "f1", "cross_entropy", "brier", "expected_calibr
 
 
 def comparison_page(
-    test_sets: Sequence[TestSet], exp_name: str, left_out: Iterable[str] = ()
+    test_sets: Sequence[TestSet],
+    exp_name: str,
+    left_out: Iterable[str] = (),
+    hard: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the page: an overview if there are several test sets, then a section for each."""
+    """Return the page: an overview if there are several test sets, then a section for each.
+
+    :param hard: what is said of images that every seed gets wrong, by the test set's name.
+    """
     parts = [f"# {exp_name}"]
     if len(test_sets) > 1:
         parts += _overview(test_sets)
@@ -32,6 +38,7 @@ def comparison_page(
         clusters = test_set.clusters
         note = f"Intervals: bootstrap over {clusters.count} {clusters.kind} (and over seeds)."
         parts += [f"## {test_set.name}", _ranking(test_set), note, *_differences(test_set)]
+        parts += [text] if (text := (hard or {}).get(test_set.name)) else []
         parts += ["Trained with", _settings(test_set)]
     if left_out:
         parts.append(f"Left out, since their digits were out of reach: {', '.join(left_out)}.")

@@ -12,8 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from utils.corruptions import CORRUPTIONS
 from utils.errors import escaped
 from utils.records.files import atomic_write
+from utils.report.robustness_page import SHARES
 from utils.report.sweep_page import RankedSettings, SweepRun, settings_text
 from utils.report.tables import percent
 
@@ -163,6 +165,31 @@ def save_error_rates(
         axes.set(title=_plain(test_set), xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.3)
     panels[-1].set_xlabel("test error rate / %, with 95 % intervals")
+    _save(figure, path)
+
+
+def save_robustness(path: Path, title: str, found: Mapping[str, Any]) -> None:
+    """Draw accuracy by the strength of each corruption, with intervals, and without the least sure.
+
+    :param found: what ``DJSW.robustness.measure`` returns.
+    """
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    figure.suptitle(_plain(title))
+    panels = figure.subplots(3, 3).flat
+    for (kind, (text, strengths)), axes in zip(CORRUPTIONS.items(), panels, strict=False):
+        for name, own in found["networks"].items():
+            values = np.array([own["accuracy"]["none"][0], *own["accuracy"][kind][1:]])
+            (line,) = axes.plot((0, *strengths), values[:, 0], ".-", label=_plain(name))
+            axes.fill_between((0, *strengths), *values[:, 1:].T, color=line.get_color(), alpha=0.2)
+        axes.set(title=kind, xlabel=text, ylabel="accuracy", ylim=(0, 1.02))
+    last = figure.axes[8]
+    for name, own in found["networks"].items():
+        accuracy = [row[0] for row in own["selective"]]
+        last.plot(100 * np.array(SHARES), accuracy, ".-", label=_plain(name))
+    last.set(title="without the least sure", xlabel="% set aside", ylabel="accuracy")
+    figure.axes[0].legend(fontsize=8)
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
     _save(figure, path)
 
 

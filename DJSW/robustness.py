@@ -1,0 +1,245 @@
+"""Beyond the test set: ``python DJSW/robustness.py CHECKPOINT…``.
+
+Evaluates networks on corrupted copies of their test images and on the digits they share with the
+other source, and measures how well their confidence tells their own digits from images of anything
+else. A page, a table and a picture for each dataset; networks of one dataset side by side.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # the repository instead of DJSW/, whose modules would hide others
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from DJSW.pipelines import DATASETS, open_split
+from utils.cli import Parser, output_flags, run_command
+from utils.distributed.environment import require_single_process
+from utils.errors import MissingData, UsageError
+from utils.records import files
+from utils.records.files import ROOT
+from utils.records.provenance import code_provenance, write_json
+from utils.report.robustness_page import SHARES, UNSURE, robustness_csv, robustness_page
+from utils.statistics.intervals import Clusters, accuracy_interval, percentile_interval
+from utils.statistics.selective import accuracy_without_least_sure, auroc
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Where torchvision's FashionMNIST is looked for.
+FASHION = ROOT / "data" / "raw" / "fashion"
+#: Log probabilities (N, C) of images (N, 1, H, W).
+Predict = Callable[["Tensor"], np.ndarray]
+
+
+def parser() -> Parser:
+    """Return the parser."""
+    flags = Parser("Evaluate networks on corrupted images, on other digits and on no digits.")
+    add = flags.add_argument
+    add("checkpoints", nargs="+", metavar="CHECKPOINT", help="a checkpoint or a state dict")
+    output_flags(flags, "robustness")
+    add("--check", action="store_true", help="only check the command")
+    return flags
+
+
+def command(args: argparse.Namespace) -> None:
+    """Evaluate all checkpoints and write the page.
+
+    :raises UsageError: a file is no checkpoint, one is given twice, or the name is taken.
+    :raises RunError: data are missing.
+    """
+    require_single_process()
+    folder = files.find_folder(args.output_dir, "--output_dir")
+    exp_name = args.exp_name or args.default_name
+    output = folder / f"{exp_name}_robustness.json"
+    taken = UsageError(f"{output} exists already (give another --exp_name)")
+    if output.exists():
+        raise taken
+    networks: dict[str, dict[str, Predict]] = {name: {} for name in DATASETS}
+    weights = {}
+    for path in [files.find_file(name, "CHECKPOINT") for name in args.checkpoints]:
+        name = path.stem.removesuffix("_best").removesuffix("_checkpoint")
+        if name in weights:
+            raise UsageError(f"CHECKPOINT: two are named {name!r}; rename one or leave it out")
+        weights[name] = {"file": files.relative_to_root(path), "sha256": files.sha256_of(path)}
+        dataset, predict = load(path)
+        networks[dataset][name] = predict
+    if args.check:
+        print("checked     this command would run")
+        return
+    found = {}
+    for dataset, predicts in networks.items():
+        if predicts:
+            print(f"evaluating  {', '.join(predicts)} on {dataset}", flush=True)
+            found[dataset] = measure(dataset, predicts)
+    page, table = (folder / f"{exp_name}_robustness{ending}" for ending in (".md", ".csv"))
+    record = {
+        "exp_name": exp_name,
+        "checkpoints": weights,
+        "thresholds": {  # read by predict.py
+            weights[name]["sha256"]: own["threshold"]
+            for of_dataset in found.values()
+            for name, own in of_dataset["networks"].items()
+        },
+        "datasets": found,
+        "session": code_provenance(),
+    }
+    text = robustness_page(exp_name, found)
+    from utils.report.figures import save_robustness
+
+    with files.exclusive_output(output, taken, r"robustness(_\w+)?\.(json|md|csv|png)"):
+        for dataset, of_networks in found.items():
+            picture = folder / f"{exp_name}_robustness_{dataset}.png"
+            save_robustness(picture, f"{exp_name}: {dataset}", of_networks)
+        files.write_text(page, text)
+        files.write_text(table, robustness_csv(found))
+        write_json(output, record, exclusive=True)
+    print(f"{text}\npage        {page}\ntable       {table}")
+
+
+def load(path: Path) -> tuple[str, Predict]:
+    """Return the dataset of a checkpoint, and its predictions.
+
+    :raises UsageError: it is none, or fits nobody's network.
+    """
+    from DJSW.networks import build_model, identify_checkpoint, try_model
+    from utils.engine.batches import log_probabilities
+    from utils.records.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    username, dataset = identify_checkpoint(checkpoint)
+    model, _ = build_model(username, dataset, checkpoint)
+    try_model(model, username, dataset, 2, train=False)
+    return dataset, lambda images: log_probabilities(model, images, path)
+
+
+def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
+    """Return all numbers of the networks of one dataset, by network and as plain values.
+
+    ``accuracy``: by condition, the accuracies with their ends; of a corruption first the mean of
+    its five strengths, then each. ``selective``: accuracy and lowest confidence if each of
+    :data:`SHARES` is set aside. ``threshold``: that confidence for :data:`UNSURE`; ``unsure`` are
+    the shares below it. ``unknown``: by kind of images, their number, AUROC with its ends, and the
+    share below the threshold.
+    """
+    import torch
+
+    from utils.corruptions import CORRUPTIONS, corrupt
+
+    data = open_split(dataset, train=False)
+    images, classes = torch.tensor(data.images).unsqueeze(1) / 255, data.classes
+    clusters = Clusters.of(data.writers, len(data))
+    found: dict[str, Any] = {
+        "images": len(data),
+        "clusters": f"{clusters.count} {clusters.kind}",
+        "networks": {name: {"accuracy": {}, "unknown": {}} for name in networks},
+    }
+    confidence: dict[str, np.ndarray] = {}
+    for name, predict in networks.items():
+        own, predicted = found["networks"][name], predict(images)
+        confidence[name], correct = np.exp(predicted.max(1)), predicted.argmax(1) == classes
+        own["accuracy"]["none"] = [_accuracy(correct[None], clusters)]
+        left = accuracy_without_least_sure(confidence[name], correct, np.array(SHARES))
+        own["selective"] = np.stack(left, axis=1).tolist()
+        own["threshold"] = own["selective"][SHARES.index(UNSURE)][1]
+        unsure = confidence[name] < own["threshold"]
+        own["unsure"] = {
+            "correct": float(unsure[correct].mean()),
+            "wrong": float(unsure[~correct].mean()) if not correct.all() else None,
+        }
+    for kind, (_, strengths) in CORRUPTIONS.items():
+        corrupted = [corrupt(images, kind, level) for level in range(len(strengths))]
+        for name, predict in networks.items():
+            correct = np.stack([predict(each).argmax(1) == classes for each in corrupted])
+            levels = [_accuracy(each[None], clusters) for each in correct]
+            found["networks"][name]["accuracy"][kind] = [_accuracy(correct, clusters), *levels]
+    for other, shared, refitted, digits, groups in other_sources(dataset):
+        if shared:
+            numbers = np.array([DATASETS[dataset].digits.index(digit) for digit in digits])
+            for name, predict in networks.items():
+                correct = predict(refitted).argmax(1) == numbers
+                own = found["networks"][name]
+                own["accuracy"][other] = [_accuracy(correct[None], groups)]
+            continue
+        for name, predict in networks.items():
+            others = np.exp(predict(refitted).max(1))
+            area = auroc(confidence[name], others, clusters, groups)
+            own = found["networks"][name]
+            below = float((others < own["threshold"]).mean())
+            own["unknown"][other] = [len(others), *area, below]
+    return found
+
+
+def _accuracy(correct: np.ndarray, clusters: Clusters) -> list[float]:
+    """Return the mean accuracy over rows of (K, N), and its ends."""
+    if len(correct) == 1:
+        return [float(correct.mean()), *accuracy_interval(correct, clusters)]
+    means = clusters.resample_means(correct.mean(0)[None])[:, 0]
+    return [float(correct.mean()), *percentile_interval(means).tolist()]
+
+
+def other_sources(
+    dataset: str,
+) -> Iterator[tuple[str, bool, "Tensor", np.ndarray, Clusters]]:
+    """Yield the name, whether the network knows the digits, images, digits and clusters.
+
+    These are the test images of the other datasets, the digits that it knows (of another source)
+    and those that it does not; Fashion-MNIST, where it is there; and noise.
+    """
+    import torch
+
+    from utils.handwriting import refit
+
+    entry = DATASETS[dataset]
+
+    def prepared(images: np.ndarray, *, same: bool) -> "Tensor":
+        scaled = images / np.float32(255)
+        fitted = scaled if same else np.stack([refit(image, entry) for image in scaled])
+        return torch.from_numpy(fitted).unsqueeze(1)
+
+    for name, other in DATASETS.items():
+        if name == dataset:
+            continue
+        try:
+            data = open_split(name, train=False)
+        except MissingData as error:
+            print(f"left out    {name}: {error}", flush=True)
+            continue
+        known, same = np.isin(data.labels, entry.digits), other.source == entry.source
+        for shared in (True, False):
+            rows = np.flatnonzero(known == shared)
+            if len(rows) and not (shared and same):
+                digits = data.labels[rows]
+                text = ", ".join(map(str, np.unique(digits).tolist()))
+                writers = None if data.writers is None else data.writers[rows]
+                images = prepared(data.images[rows], same=same)
+                label = f"{text} of {name}"
+                yield label, shared, images, digits, Clusters.of(writers, len(rows))
+    from torchvision.datasets import FashionMNIST
+
+    if FASHION.exists():
+        clothes = FashionMNIST(FASHION, train=False).data.numpy()
+        images = prepared(clothes, same=entry.image_size == clothes.shape[1:])
+        yield (
+            "Fashion-MNIST",
+            False,
+            images,
+            np.empty(0),
+            Clusters("images", np.arange(len(images))),
+        )
+    noise = torch.rand(2000, 1, *entry.image_size, generator=torch.Generator().manual_seed(0))
+    yield "noise", False, noise, np.empty(0), Clusters("images", np.arange(2000))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    return run_command(command, parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
