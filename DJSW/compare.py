@@ -215,9 +215,9 @@ def save_hard_images(path: Path, test_set: TestSet) -> str:
         captions.append(f"{labels[row]} taken for {', '.join(map(str, others))}{note}")
     from utils.report.figures import GALLERY, save_mosaic
 
-    save_mosaic(path, f"{text}", images[wrong][:GALLERY], captions[:GALLERY], columns=8)
+    save_mosaic(path, text, images[wrong][:GALLERY], captions[:GALLERY], columns=8)
     doubtful = len(known.intersection(wrong.tolist()))
-    note = f"; most people read {doubtful} of these otherwise" * bool(known)
+    note = f"; most of five people did not choose the label of {doubtful} of them" * bool(known)
     return f"{text}{note}.\n\n![images wrong in every seed]({path.name})"
 
 

@@ -137,7 +137,7 @@ def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "images": len(data),
         "clusters": f"{clusters.count} {clusters.kind}",
-        "networks": {name: {"accuracy": {}, "unknown": {}} for name in networks},
+        "networks": {name: {"accuracy": {}, "unknown": {}, "unsure": {}} for name in networks},
     }
     confidence: dict[str, np.ndarray] = {}
     for name, predict in networks.items():
@@ -148,10 +148,8 @@ def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
         own["selective"] = np.stack(left, axis=1).tolist()
         own["threshold"] = own["selective"][SHARES.index(UNSURE)][1]
         unsure = confidence[name] < own["threshold"]
-        own["unsure"] = {
-            "correct": float(unsure[correct].mean()),
-            "wrong": float(unsure[~correct].mean()) if not correct.all() else None,
-        }
+        for answer, part in (("correct", unsure[correct]), ("wrong", unsure[~correct])):
+            own["unsure"][answer] = float(part.mean()) if len(part) else None
     for kind, (_, strengths) in CORRUPTIONS.items():
         corrupted = [corrupt(images, kind, level) for level in range(len(strengths))]
         for name, predict in networks.items():
