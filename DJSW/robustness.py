@@ -137,6 +137,7 @@ def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "images": len(data),
         "clusters": f"{clusters.count} {clusters.kind}",
+        "corruptions": CORRUPTIONS,
         "networks": {name: {"accuracy": {}, "unknown": {}, "unsure": {}} for name in networks},
     }
     confidence: dict[str, np.ndarray] = {}

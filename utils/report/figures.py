@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from utils.corruptions import CORRUPTIONS
 from utils.errors import escaped
 from utils.records.files import atomic_write
 from utils.report.robustness_page import SHARES
@@ -176,7 +175,7 @@ def save_robustness(path: Path, title: str, found: Mapping[str, Any]) -> None:
     figure = Figure(figsize=(12, 9), layout="constrained")
     figure.suptitle(_plain(title))
     panels = figure.subplots(3, 3).flat
-    for (kind, (text, strengths)), axes in zip(CORRUPTIONS.items(), panels, strict=False):
+    for (kind, (text, strengths)), axes in zip(found["corruptions"].items(), panels, strict=False):
         for name, own in found["networks"].items():
             values = np.array([own["accuracy"]["none"][0], *own["accuracy"][kind][1:]])
             (line,) = axes.plot((0, *strengths), values[:, 0], ".-", label=_plain(name))

@@ -13,8 +13,7 @@ UNSURE = 0.05
 
 def robustness_page(exp_name: str, datasets: Mapping[str, Any]) -> str:
     """Return the page (Markdown) of the numbers of ``DJSW.robustness.measure``, by dataset."""
-    from utils.corruptions import CORRUPTIONS
-
+    corruptions = next(iter(datasets.values()))["corruptions"]
     parts = [
         f"# {exp_name}: beyond the test set",
         "Accuracy with 95 % intervals. A corruption's is the mean of five strengths:",
@@ -22,7 +21,7 @@ def robustness_page(exp_name: str, datasets: Mapping[str, Any]) -> str:
             ("corruption", "strengths", "what they are"),
             [
                 (kind, ", ".join(f"{each:g}" for each in strengths), text)
-                for kind, (text, strengths) in CORRUPTIONS.items()
+                for kind, (text, strengths) in corruptions.items()
             ],
         ),
         "Pixels are of an image 28 pixels high. Digits of the other source are cropped to their "
