@@ -22,7 +22,7 @@ import processes
 import pytest
 from raw_mnist import RAW_MNIST
 
-from datasetprep import create_mnist_dataset, create_usps_dataset
+from datasetprep import create_mnist_dataset, create_usps_dataset, qmnist
 from DJSW import main as djsw
 from DJSW import pipelines, reproduce
 from utils.errors import RunError
@@ -97,6 +97,12 @@ def write_datasets(processed: Path, writers: int = 0) -> None:
             (processed / name).write_bytes(h5_bytes(arrays, attributes))
 
 
+@pytest.fixture(autouse=True)
+def _without_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's label files from the digits that tests make."""
+    monkeypatch.delenv("DJSW_RAW_QMNIST", raising=False)
+
+
 @pytest.fixture
 def processed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """``data/processed`` with tiny files, for commands that are called in this process."""
@@ -119,6 +125,7 @@ def raw_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("DJSW_RAW_USPS", raising=False)
         patch.setattr(create_mnist_dataset, "RAW_FOLDER", raw / "mnist")
         patch.setattr(create_usps_dataset, "RAW_FOLDER", raw / "usps")
+        patch.setattr(qmnist, "RAW_FOLDER", raw / "qmnist")
         try:
             create_mnist_dataset.create_mnist_h5(shared / "mnist.h5")
             for train in (True, False):
@@ -179,7 +186,13 @@ def raw_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in RAW_MNIST.items()}
     monkeypatch.setattr(create_mnist_dataset, "RAW_SHA256", hashes)
     monkeypatch.setattr(create_mnist_dataset, "RAW_FOLDER", tmp_path / "raw")
+    monkeypatch.setattr(qmnist, "RAW_FOLDER", tmp_path / "raw" / "qmnist")
+    monkeypatch.setattr(qmnist, "_download", _unreachable)
     return tmp_path / "raw"
+
+
+def _unreachable(folder: Path) -> None:
+    raise OSError("no network here")
 
 
 def exit_status(main: Callable[[list[str]], int], *arguments: object) -> object:

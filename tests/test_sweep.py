@@ -154,7 +154,7 @@ def test_diverged_runs_are_results(run):
         (("--seeds", "a"), "'a' is not a whole number"),
         (("--trials", "0", "--search", "recipe"), "'0' is not a whole number from 1"),
         (("--trials", "5"), "--trials needs --search"),
-        (("--folds", "1"), "is not K/N, such as 1/5"),
+        (("--folds", "1"), "such as 1/5 for part 1 of 5"),
         (("--set", "1x=2"), "'1x=2' is not NAME=VALUE"),
         (("--set", "width=2"), "has no argument 'width'"),
         (("--jobs", "0"), "'0' is not a whole number from 1"),

@@ -14,7 +14,7 @@ EXIT_STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}
 class StopRequest:
     """The first signal that arrived while it was watched for.
 
-    :ivar signal: its name, or None.
+    :ivar signal: its name; None if there was none, and outside of :meth:`watch`.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class StopRequest:
         try:
             yield
         finally:
-            self._watching = False
+            self.signal, self._watching = None, False
             for name, handler in before.items():
                 signal.signal(getattr(signal, name), handler)
 
