@@ -124,10 +124,13 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
         files.require_new()
     dataset = args.dataset or dataset_of(args.username)
     settings = recipes.settings(args, dataset)
-    if bool(args.teachers) != bool(settings.teacher_weight):
+    taught = bool(args.teachers)
+    if taught != bool(settings.teacher_weight) or (settings.temperature and not taught):
+        given_files = ", ".join(map(str, args.teachers or ())) or "none"
         raise UsageError(
-            f"--teachers {args.teachers}, --teacher_weight {settings.teacher_weight}: give both or "
-            "neither; the recipe distilled has a weight"
+            f"--teachers {given_files}, --teacher_weight {settings.teacher_weight}, --temperature "
+            f"{settings.temperature}: give teachers with a weight, or neither (the recipe "
+            "distilled has a weight)"
         )
     given = args.load_checkpoint
     start = None if given is None else load_checkpoint(find_file(given, "--load_checkpoint"))

@@ -121,10 +121,10 @@ def lambda_network(logits):
 def test_wrong_use(run, processed):
     assert run("t")[0] == 0
     teacher = ("--teachers", checkpoint(run, "t"))
-    for flags in (teacher, ("--teacher_weight", 0.5), ("--recipe", "distilled")):
-        status, error = run("e", *flags)
-        assert status == 2 and "give both or neither" in error
     weight = ("--teacher_weight", 0.5)
+    for flags in (teacher, weight, ("--recipe", "distilled"), ("--temperature", 2)):
+        status, error = run("e", *flags)
+        assert status == 2 and "give teachers with a weight, or neither" in error
     cases: list[tuple[tuple[Any, ...], str]] = [
         (("--username", "dennis", *teacher, *weight), "distinguishes the digits"),
         ((*teacher, *weight, "--fold", "1/2"), "it has seen validation images"),
