@@ -215,9 +215,11 @@ def save_hard_images(path: Path, test_set: TestSet) -> str:
         captions.append(f"{labels[row]} taken for {', '.join(map(str, others))}{note}")
     from utils.report.figures import GALLERY, save_mosaic
 
+    if len(wrong) > GALLERY:
+        text += f", of which {GALLERY} are shown"
     save_mosaic(path, text, images[wrong][:GALLERY], captions[:GALLERY], columns=8)
     doubtful = len(known.intersection(wrong.tolist()))
-    note = f"; most of five people did not choose the label of {doubtful} of them" * bool(known)
+    note = f"; most of five people did not choose the label of {doubtful} of them" * bool(doubtful)
     return f"{text}{note}.\n\n![images wrong in every seed]({path.name})"
 
 

@@ -48,7 +48,7 @@ from utils.records.files import (
     find_file,
     find_folder,
     relative_to_root,
-    sha256_of,
+    require_distinct,
 )
 from utils.records.provenance import provenance, resource_usage, write_json
 from utils.records.typed import shown
@@ -138,8 +138,7 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
     if output.exists():
         raise _taken(args.exp_name, output)
     paths = [find_file(path, "--load_checkpoint") for path in args.checkpoints]
-    if len({sha256_of(path) for path in paths}) < len(paths):
-        raise UsageError("--load_checkpoint: a network is given twice; give each once")
+    require_distinct(paths, "--load_checkpoint")
     checkpoints = [load_checkpoint(path) for path in paths]
     checkpoint = checkpoints[0]
     dataset = args.dataset or _own_dataset(checkpoint) or dataset_of(args.username)
@@ -271,13 +270,16 @@ def _training(checkpoint: Checkpoint) -> TrainingRecord | None:
     if not {"exp_name", "settings", "starting_weights"} <= metadata.keys():
         return None
     saved = re.search(r"_checkpoint_(best|epoch_[0-9]+)$", checkpoint.path.stem)
-    return {
+    training: TrainingRecord = {
         "exp_name": metadata["exp_name"],
         "dataset": metadata["dataset"],
         "settings": metadata["settings"],
         "starting_weights": metadata["starting_weights"],
         "saved": saved[1] if saved else None,
     }
+    if "teachers" in metadata:
+        training["teachers"] = metadata["teachers"]
+    return training
 
 
 def _own_dataset(checkpoint: Checkpoint) -> str | None:

@@ -62,6 +62,7 @@ def command(args: argparse.Namespace) -> None:
         raise taken
     paths = [path for given in args.images for path in find_images(given)]
     weights = [files.find_file(path, "--load_checkpoint") for path in args.load_checkpoint]
+    files.require_distinct(weights, "--load_checkpoint")
 
     from DJSW.networks import build_model, identify_checkpoint, try_model
     from utils.records.checkpoint import describe_all, load_checkpoint

@@ -130,6 +130,10 @@ def _require_recipe(path: Path, run: Run, recipe: str) -> None:
         "starting_weights": (run["starting_weights"], None),
         "arguments": (run["model"]["arguments"], model_arguments(username, dataset)),
     }
+    if RECIPES[recipe][dataset].teacher_weight:
+        stem = f"{PEOPLE[username].model_name.lower()}_tuned"
+        own = [f"{stem}_{seed}_checkpoint_best.pt" for seed in range(1, 6)]
+        pairs["teachers"] = ([Path(each["file"]).name for each in run.get("teachers", [])], own)
     for k, session in enumerate(run["sessions"]):
         pairs[f"sessions.{k}.git.changed"] = session["git"] and session["git"]["changed"], False
     values = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))

@@ -24,7 +24,7 @@ from utils.errors import MissingData, UsageError
 from utils.records import files
 from utils.records.files import ROOT
 from utils.records.provenance import code_provenance, write_json
-from utils.report.robustness_page import SHARES, UNSURE, robustness_csv, robustness_page
+from utils.report.robustness_page import MOST, SHARES, UNSURE, robustness_csv, robustness_page
 from utils.statistics.intervals import Clusters, accuracy_interval, percentile_interval
 from utils.statistics.selective import accuracy_without_least_sure, auroc
 
@@ -123,9 +123,9 @@ def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
 
     ``accuracy``: by condition, the accuracies with their ends; of a corruption first the mean of
     its five strengths, then each. ``selective``: accuracy and lowest confidence if each of
-    :data:`SHARES` is set aside. ``threshold``: that confidence for :data:`UNSURE`; ``unsure`` are
-    the shares below it. ``unknown``: by kind of images, their number, AUROC with its ends, and the
-    share below the threshold.
+    :data:`SHARES` is set aside. ``threshold``: that confidence for :data:`UNSURE`, at most
+    :data:`MOST`; ``unsure`` are the shares below it. ``unknown``: by kind of images, their number,
+    AUROC with its ends, and the share below the threshold.
     """
     import torch
 
@@ -147,7 +147,7 @@ def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
         own["accuracy"]["none"] = [_accuracy(correct[None], clusters)]
         left = accuracy_without_least_sure(confidence[name], correct, np.array(SHARES))
         own["selective"] = np.stack(left, axis=1).tolist()
-        own["threshold"] = own["selective"][SHARES.index(UNSURE)][1]
+        own["threshold"] = min(own["selective"][SHARES.index(UNSURE)][1], MOST)
         unsure = confidence[name] < own["threshold"]
         for answer, part in (("correct", unsure[correct]), ("wrong", unsure[~correct])):
             own["unsure"][answer] = float(part.mean()) if len(part) else None

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from DJSW.arguments import TrainArguments
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 TENTHS = 10
 #: Seconds after which a worker without a trial looks whether one has become free.
 POLL_SECONDS = 0.5
+#: Trials that have come as far, before one is pruned.
+OTHERS = 5
 PlannedRun = tuple[str, int, str | None]
 
 
@@ -120,43 +124,50 @@ def study_of(sweep: Sweep) -> "Study":
         raise UsageError(f"{journal} is no file; give another --exp_name")
     with file_lock(sweep.lock("study")):
         try:
-            backend = JournalFileBackend(str(journal), _JournalLock(sweep.lock("journal")))  # type: ignore[arg-type]
-            study = optuna.create_study(
-                storage=optuna.storages.JournalStorage(backend),
-                pruner=optuna.pruners.MedianPruner(n_warmup_steps=TENTHS // 2),
-                study_name=sweep.exp_name,
-                load_if_exists=True,
-            )
+            lock = _JournalLock(sweep.lock("journal"), journal)
+            backend = JournalFileBackend(str(journal), lock)  # type: ignore[arg-type]
+            storage = optuna.storages.JournalStorage(backend)
+            if not optuna.get_all_study_names(storage):
+                study = optuna.create_study(storage=storage, study_name=sweep.exp_name)
+                study.set_user_attr("identity", sweep.identity)
+            study = optuna.load_study(study_name=sweep.exp_name, storage=storage)
+            _require_same(journal, study.user_attrs["identity"], sweep.identity)
             for trial in study.get_trials(deepcopy=False):
                 plan_of(sweep, trial)
         except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
             raise UsageError(
                 f"{journal} is damaged: {shown(repr(error))} (give another --exp_name)"
             ) from None
-        if not study.user_attrs:
-            study.set_user_attr("identity", sweep.identity)
-    before, here = (
-        dict(flat(json.loads(json.dumps(each))))
-        for each in (study.user_attrs["identity"], sweep.identity)
-    )
+    return study
+
+
+def _require_same(journal: Path, recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Check that a study is of the same settings.
+
+    :raises UsageError: it is not; the sentence names the first difference.
+    """
+    before, here = (dict(flat(json.loads(json.dumps(each)))) for each in (recorded, identity))
     for name in before | here:
         if before.get(name) != here.get(name):
             raise UsageError(
                 f"{journal} is of a sweep with {shown(name)} {shown(before.get(name))}, here it is "
                 f"{here.get(name)}; give the same, or another --exp_name"
             )
-    return study
 
 
 class _JournalLock:
     """The lock of Optuna's journal: the system frees that of a process that is killed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.held = path, ExitStack()
+    def __init__(self, path: Path, journal: Path) -> None:
+        self.path, self.journal, self.held = path, journal, ExitStack()
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Wait for the lock; then remove half a line that a writer left who died."""
         self.held.enter_context(file_lock(self.path))
+        if self.journal.exists():
+            content = self.journal.read_bytes()
+            if content and not content.endswith(b"\n"):
+                os.truncate(self.journal, content.rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:
@@ -208,7 +219,9 @@ def add_trials(sweep: Sweep, study: "Study") -> None:
             plan = {"changed": changed, "seed": seed, "fold": fold}
             plan["name"] = f"{name}_{seed}{_suffix(fold)}"
             if _key(plan) not in known:
-                RunFiles(sweep.run_folder, plan["name"]).require_new()
+                taken = RunFiles(sweep.run_folder, plan["name"]).existing()
+                if taken:
+                    raise UsageError(f"{taken[0]} exists already; give another --exp_name")
                 new.append(create_trial(state=TrialState.RUNNING, user_attrs={"plan": plan}))
         study.add_trials(new)
 
@@ -239,7 +252,9 @@ def take(sweep: Sweep, study: "Study", held: ExitStack) -> "Trial | None":
         if sweep.search is None or len(trials) >= sweep.trials:
             return None
         # By the number of trials: workers with one seed would all draw the same.
-        study.sampler = optuna.samplers.TPESampler(seed=len(trials), multivariate=True)
+        study.sampler = optuna.samplers.TPESampler(
+            seed=len(trials), multivariate=True, constant_liar=True
+        )
         trial = study.ask()
         _lock(sweep, trial.number, held)
         return _draw(sweep, trial)
@@ -277,9 +292,18 @@ def run_trial(sweep: Sweep, study: "Study", trial: "Trial") -> tuple[float | Non
         tenth = TENTHS * row["epoch"] // epochs
         if tenth == TENTHS * (row["epoch"] - 1) // epochs:
             return
-        trial.report(row["validation_loss"], TENTHS * len(losses) + tenth)
-        if trial.should_prune():
-            raise Pruned(f"pruned after epoch {row['epoch']}: the median of the others is better")
+        step, loss = TENTHS * len(losses) + tenth, fmean([*losses, row["validation_loss"]])
+        trial.report(loss, step)
+        # Optuna's own pruner compares the lowest loss so far, which is that of the easiest fold.
+        others = [
+            other.intermediate_values[step]
+            for other in study.get_trials(deepcopy=False)
+            if other.state.is_finished() and step in other.intermediate_values
+        ]
+        enough = tenth >= TENTHS // 2 and len(others) >= OTHERS
+        if enough and loss > median(others):
+            where = f"in epoch {row['epoch']} of {runs[len(losses)][0]}"
+            raise Pruned(f"pruned {where}: the median of the others is lower")
 
     try:
         for name, seed, fold in runs:
@@ -302,6 +326,8 @@ def take_trials(args: argparse.Namespace) -> None:
     with stop_request.watch():
         study = study_of(sweep)
         from optuna.trial import TrialState
+
+        import DJSW.train  # noqa: F401  # not part of the first trial's time
 
         while stop_request.signal is None:
             with ExitStack() as held:

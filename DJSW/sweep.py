@@ -23,7 +23,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import fields
 from itertools import cycle, islice
 from multiprocessing import resource_tracker
@@ -31,6 +31,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from DJSW.arguments import TrainArguments, add_flag
+from DJSW.pipelines import open_split
 from DJSW.recipes import FLAGS, SEARCHES, Recipe, settings
 from DJSW.study import Sweep, add_trials, combinations, plan_of, study_of, take_trials, unfinished
 from utils import cli
@@ -85,7 +86,12 @@ def parser() -> cli.Parser:
 
 
 def _folds(text: str) -> str:
-    return cli.fold(f"1/{text}")[2:]
+    try:
+        return cli.fold(f"1/{text}")[2:]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not N or N/writers, such as 5; N is from 2 to 100"
+        ) from None
 
 
 def sweep_of(args: argparse.Namespace) -> Sweep:
@@ -111,6 +117,9 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
         except argparse.ArgumentTypeError as error:
             raise UsageError(f"--set: {error}") from None
         grid[key] = [value for _, value in found]
+    for name, values in grid.items():
+        if len(set(map(repr, values))) < len(values):
+            raise UsageError(f"{name.removeprefix('set.')}: a value is given twice; give each once")
     shared = {name: getattr(args, name) for name in SHARED if getattr(args, name) is not None}
     for name in grid.keys() & shared.keys() - {"recipe"}:
         raise UsageError(f"--{name} is given twice, also by --grid; give it once")
@@ -128,6 +137,19 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     )
     for changed in [*combinations(grid)][:1000]:
         settings(sweep.arguments(sweep.exp_name, changed, 0, None), sweep.dataset)
+    if args.folds and args.folds.endswith("/writers"):
+        from utils.engine.seeds import split_rows
+
+        data = open_split(sweep.dataset, train=True)
+        split_rows(len(data), f"1/{args.folds}", data.writers)
+    networks = {name: values for name, values in grid.items() if name.startswith("set.")}
+    if networks:
+        from DJSW.networks import build_model, try_model
+
+        for changed in [*combinations(networks)][:100]:
+            arguments = {name[4:]: value for name, value in changed.items()}
+            model, _ = build_model(args.username, sweep.dataset, changes=arguments)
+            try_model(model, args.username, sweep.dataset, 2, train=True)
     return sweep
 
 
@@ -155,7 +177,8 @@ def work(sweep: Sweep, errors: Connection, core: int | None) -> None:
     with redirect_stderr(stderr):
         status = cli.run_command(take_trials, argparse.Namespace(sweep=sweep))
     if status:
-        errors.send((status, stderr.getvalue().strip().removeprefix("error: ")))
+        with suppress(OSError):  # the parent was interrupted twice
+            errors.send((status, stderr.getvalue().strip().removeprefix("error: ")))
     sys.exit(status)
 
 
@@ -188,6 +211,7 @@ def run_workers(sweep: Sweep, count: int) -> None:
         if stop_request.signal and not passed_on:
             # A terminal sends SIGINT to the workers, too, and a second one would end them at once.
             name = "SIGTERM" if stop_request.signal == "SIGINT" else stop_request.signal
+            print("stopping    each run after its step, with its state saved", flush=True)
             for worker in filter(multiprocessing.Process.is_alive, workers):
                 os.kill(worker.pid or 0, getattr(signal, name))
             passed_on = True
@@ -212,7 +236,10 @@ def sweep_runs(sweep: Sweep, study: "Study") -> list[SweepRun]:
             record = read_run(path) if path.exists() else None
             if finished and (record is None or record["status"] != "finished"):
                 raise UsageError(f"{path} is not of a finished run, which the journal says it is")
-            best = record.get("results", {}).get("best") if record else None
+            if record is None and trial.state.name == "PRUNED":
+                continue  # in an earlier fold or seed
+            results: dict[str, Any] = dict(record.get("results", {})) if record else {}
+            best = results.get("best")
             found.append(
                 SweepRun(
                     trial=trial.number,
@@ -225,7 +252,7 @@ def sweep_runs(sweep: Sweep, study: "Study") -> list[SweepRun]:
                     epoch=best["epoch"] if best else None,
                     loss=best["validation_loss"] if best else None,
                     accuracy=best["validation_accuracy"] if best else None,
-                    seconds=trial.user_attrs.get("outcome", {}).get("seconds"),
+                    seconds=results.get("training_seconds"),
                 )
             )
     return found
@@ -241,8 +268,10 @@ def save(sweep: Sweep, study: "Study") -> None:
         raise RunError(f"no trial of {sweep.exp_name!r} finished: {runs[0].reason}")
     importance = _importance(sweep, study)
     curves = [[_history(sweep, run.name) for run in each.runs] for each in ranked[:5]]
+    session = code_provenance()
     page = sweep_page(sweep.exp_name, sweep.identity, runs, ranked, importance)
     page += f"\n## Use the best\n\n{_how_to_use(sweep, ranked[0])}\n"
+    page += f"\nMade by `{session['command']}`\n"
     save_sweep(sweep.path(".png"), sweep.exp_name, runs, ranked, importance, curves)
     write_text(sweep.path(".csv"), sweep_csv(runs))
     write_text(sweep.path(".md"), page)
@@ -254,7 +283,7 @@ def save(sweep: Sweep, study: "Study") -> None:
             "settings": [each.record() for each in ranked],
             "importance": importance,
             "runs": [vars(run) for run in runs],
-            "session": code_provenance(),
+            "session": session,
         },
     )
     print(f"{page}\npage        {sweep.path('.md')}")
@@ -322,6 +351,9 @@ def command(args: argparse.Namespace) -> None:
         else:
             add_trials(sweep, study)
         left = unfinished(sweep, study)
+        if not left and sweep.path(".json").exists():
+            print(f"finished    before: {sweep.path('.md')}")
+            return
         print(f"sweep       {sweep.path('.journal')}: {left} trials to do", flush=True)
         if left:
             run_workers(sweep, min(sweep.jobs, left))

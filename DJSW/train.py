@@ -31,7 +31,7 @@ from utils.engine.signals import stop_request
 from utils.errors import Diverged, UsageError
 from utils.mnist_dataset import MnistH5Dataset
 from utils.records.checkpoint import Checkpoint, count_parameters, describe, load_checkpoint
-from utils.records.files import find_file, find_folder, relative_to_root
+from utils.records.files import find_file, find_folder, relative_to_root, require_distinct
 from utils.records.provenance import provenance
 from utils.records.run_files import RunFiles
 
@@ -134,7 +134,9 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
         )
     given = args.load_checkpoint
     start = None if given is None else load_checkpoint(find_file(given, "--load_checkpoint"))
-    teachers = [load_checkpoint(find_file(each, "--teachers")) for each in args.teachers or ()]
+    taught_by = [find_file(each, "--teachers") for each in args.teachers or ()]
+    require_distinct(taught_by, "--teachers")
+    teachers = [*map(load_checkpoint, taught_by)]
     torch.manual_seed(settings.seed)
     model, arguments = build_model(args.username, dataset, start, dict(args.set or {}))
     data = open_split(dataset, train=True)

@@ -271,7 +271,13 @@ def test_difference_of_several_seeds():
     low, high = intervals.difference_interval(seeds, zero, one_each(1000))
     assert low == pytest.approx(0.5, abs=0.05) and high == pytest.approx(0.9, abs=0.03)
     ends = intervals.accuracy_interval(seeds, one_each(1000))
-    assert ends == pytest.approx((low, high), abs=0.01)
+    mean, half = seeds.mean(), (seeds[0].mean() - seeds[1].mean()) / 2
+    effect = half**2 / 2 / (mean * (1 - mean) / 1000)  # the variance of the mean of two draws
+    expected = intervals.wilson(mean * 1000, 1000, effect)
+    assert ends == pytest.approx(expected, abs=0.02)
+    assert intervals.accuracy_interval(np.ones((5, 900), bool), one_each(900)) == intervals.wilson(
+        900, 900
+    )
     same = np.stack([seeds[0], seeds[0]])
     once = intervals.accuracy_interval(seeds[:1], one_each(1000))
     assert intervals.accuracy_interval(same, one_each(1000)) == pytest.approx(once, abs=0.005)

@@ -103,8 +103,8 @@ def test_checkout_is_small(published):
 def test_recipes_are_published(published, found):
     """Five seeds of each network are evaluated; the best by validation loss is published."""
     for name in FOUNDERS:
-        expected = [recipe for recipe in RECIPES if PEOPLE[name].dataset in RECIPES[recipe]]
-        assert [each.recipe for each in found[name]] == expected
+        own = [recipe for recipe in RECIPES if PEOPLE[name].dataset in RECIPES[recipe]]
+        assert [each.recipe for each in found[name]] == own
     for result in (result for name in FOUNDERS for result in found[name]):
         assert len(result.runs) == 5 == len(result.evaluations)
         assert len({record["settings"]["seed"] for record in result.runs.values()}) == 5

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from DJSW import main as djsw
 from DJSW import sweep
 from utils.records.checkpoint import load_checkpoint, weights_sha256
 from utils.records.run import read_run
+from utils.report import sweep_page
+from utils.report.sweep_page import RankedSettings, SweepRun
 
 pytest.importorskip("optuna")
 WALY = ("--username", "waly", "--device", "cpu")
@@ -52,7 +55,7 @@ def test_seeds_are_runs_like_any_other(run, processed):
     status, out, _ = run(*command, "1-3")
     assert status == 0 and "1 trials to do" in out and "3/3  w_2" in out
     assert (run.out / "w_1_run.json").stat().st_mtime_ns == before
-    assert "0 trials to do" in run(*command, "1-3")[1]
+    assert "finished    before: " in run(*command, "1-3")[1]
     alone = ("--train", "--exp_name", "alone", "--num_epochs", 2, "--seed", 3)
     assert exit_status(djsw.main, *WALY, "--output_dir", run.out, *alone) == 0
     for ending in ("checkpoint_best.pt", "checkpoint_epoch_2.pt"):
@@ -104,11 +107,12 @@ def test_search_prunes_and_keeps_the_best_checkpoints(run, monkeypatch):
     monkeypatch.setitem(sweep.SEARCHES, "recipe", ranges)
     command = ("--exp_name", "s", "--search", "recipe", "--folds", 2, "--num_epochs", 10)
     status, out, _ = run(*command, "--trials", 30)
-    assert status == 0 and "30/30" in out and "; pruned after epoch" in out
+    assert status == 0 and "30/30" in out and "; pruned in epoch" in out
     with (run.out / "s_sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     by_status = {s: [row for row in rows if row["status"] == s] for s in ("finished", "pruned")}
-    assert len(by_status["finished"]) + len(by_status["pruned"]) == len(rows) == 60
+    assert len(by_status["finished"]) + len(by_status["pruned"]) == len(rows) < 60
+    assert {int(row["trial"]) for row in rows} == set(range(30))
     assert by_status["pruned"], "with learning rates this far apart some are hopeless"
     lines = [line for line in out.splitlines() if "/30  s_" in line]
     losses = [
@@ -118,9 +122,11 @@ def test_search_prunes_and_keeps_the_best_checkpoints(run, monkeypatch):
     ]
     assert f"(best {min(losses):.4f}, complete)" in lines[-1]
     folder = run.out / "s_trials"
-    name = by_status["pruned"][0]["name"]
-    record = json.loads((folder / f"{name}_run.json").read_text())
-    assert record["status"] == "pruned" and record["reason"].startswith("pruned after epoch")
+    for trial in {row["trial"] for row in by_status["pruned"]}:
+        *_, last = (row["name"] for row in by_status["pruned"] if row["trial"] == trial)
+        record = json.loads((folder / f"{last}_run.json").read_text())
+        assert record["status"] == "pruned" and f" of {last}: the median" in record["reason"]
+        assert int(record["reason"].split()[3]) >= 5  # from the middle of the run on
     best = json.loads((run.out / "s_sweep.json").read_text())["settings"][0]["runs"]
     assert sorted(path.name for path in folder.glob("*.pt")) == sorted(
         f"{name}_checkpoint_best.pt" for name in best
@@ -130,6 +136,38 @@ def test_search_prunes_and_keeps_the_best_checkpoints(run, monkeypatch):
         json.loads((run.out / "s_sweep.json").read_text())["importance"]
     )
     assert "31/31" in run(*command, "--trials", 31)[1]
+
+
+def test_a_grid_that_grows_by_a_flag(run):
+    same = ("--exp_name", "g", "--num_epochs", 1, "--grid")
+    assert run(*same, "lr=1e-5")[0] == 0
+    status, out, _ = run(*same, "lr=3e-3", "batch_size=32")
+    assert status == 0 and "2/2  g_2_42; lr 0.003, batch_size 32" in out
+
+
+def test_half_a_line_of_a_journal_is_removed(run):
+    assert run("--exp_name", "h", "--num_epochs", 1)[0] == 0
+    journal = run.out / "h_sweep.journal"
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    (run.out / "h_sweep.json").unlink()
+    status, _, err = run("--exp_name", "h", "--num_epochs", 1)
+    assert (status, err) == (0, "")
+
+
+def test_settings_are_compared_on_the_same_seeds_and_folds():
+    def ranked(losses):
+        runs = [
+            SweepRun(0, "n", {}, k, None, "finished", "", 1, loss, 1.0, 1.0)
+            for k, loss in enumerate(losses)
+        ]
+        return RankedSettings({}, runs, statistics.fmean(losses), None)
+
+    first, second = ranked([0.1, 0.5, 0.9]), ranked([0.11, 0.53, 0.92])
+    text = sweep_page.sweep_page("e", {"folds": None}, [], [first, second], {})
+    error = statistics.stdev([0.01, 0.03, 0.02]) / 3**0.5
+    assert f"lower than the next by 0.0200 ± {error:.4f}, beyond two standard errors" in text
 
 
 def test_diverged_runs_are_results(run):
@@ -154,7 +192,10 @@ def test_diverged_runs_are_results(run):
         (("--seeds", "a"), "'a' is not a whole number"),
         (("--trials", "0", "--search", "recipe"), "'0' is not a whole number from 1"),
         (("--trials", "5"), "--trials needs --search"),
-        (("--folds", "1"), "such as 1/5 for part 1 of 5"),
+        (("--set", "nothere=1,2", "--check"), "has no argument 'nothere'"),
+        (("--set", "hidden_dim=abc,5", "--check"), "cannot be built"),
+        (("--grid", "lr=1e-3,0.001"), "a value is given twice"),
+        (("--folds", "1"), "is not N or N/writers, such as 5"),
         (("--set", "1x=2"), "'1x=2' is not NAME=VALUE"),
         (("--set", "width=2"), "has no argument 'width'"),
         (("--jobs", "0"), "'0' is not a whole number from 1"),
@@ -166,10 +207,17 @@ def test_wrong_use_is_one_sentence(run, flags, sentence):
     assert status == 2 and sentence in error and error.count("\n") == 1
 
 
+def test_folds_by_writers_need_writers(run):
+    status, _, error = run("--exp_name", "x", "--folds", "2/writers", "--check")
+    assert status == 1 and "does not say who wrote its digits" in error
+    assert not any(run.out.iterdir())
+
+
 def test_names_and_studies_of_others_are_refused(run):
     train = ("--train", "--exp_name", "w_2", "--num_epochs", 1, "--output_dir", run.out)
     assert exit_status(djsw.main, *WALY, *train) == 0
-    assert "'w_2' was trained before" in run("--exp_name", "w", "--seeds", "1-3")[2]
+    error = run("--exp_name", "w", "--seeds", "1-3")[2]
+    assert "w_2_checkpoint_best.pt exists already; give another" in error
     assert run("--exp_name", "v", "--num_epochs", 1)[0] == 0
     error = run("--exp_name", "v", "--num_epochs", 2)[2]
     assert "is of a sweep with num_epochs 1, here it is 2; give the same" in error

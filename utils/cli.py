@@ -232,7 +232,7 @@ def fold(text: str) -> str:
     part, parts = (int(found[1]), int(found[2])) if found else (0, 0)
     if found is None or not 1 <= part <= parts <= 100 or parts < 2:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not K/N or K/N/writers, such as 1/5 for part 1 of 5"
+            f"{text!r} is not K/N or K/N/writers, such as 1/5 for part 1 of 5; N is from 2 to 100"
         )
     return f"{part}/{parts}{found[3] or ''}"
 

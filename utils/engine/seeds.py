@@ -32,7 +32,10 @@ def split_rows(
         if not fold.endswith("/writers"):
             return torch.cat([rows[:start], rows[stop:]]), rows[start:stop]
         if writers is None:
-            raise RunError(f"--fold {fold}: the training file does not say who wrote its digits")
+            raise RunError(
+                f"--fold {fold}: the training file does not say who wrote its digits (leave out "
+                "/writers; docs/data.md says how MNIST's file gets them)"
+            )
         inside = torch.from_numpy(_images_before(writers) * of // count == part - 1)
         return rows[~inside], rows[inside]
     parts: list[Subset[int]] = random_split(

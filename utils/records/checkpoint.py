@@ -55,6 +55,7 @@ class CheckpointMetadata(TypedDict):
     username: NotRequired[str]
     settings: NotRequired[SettingsRecord]
     starting_weights: NotRequired[FileRecord | None]
+    teachers: NotRequired[list[FileRecord]]
     epoch: NotRequired[int]
     metrics: NotRequired[Mapping[str, object]]
 

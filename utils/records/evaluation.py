@@ -105,6 +105,7 @@ class TrainingRecord(TypedDict):
     dataset: DatasetName
     settings: SettingsRecord
     starting_weights: FileRecord | None
+    teachers: NotRequired[list[FileRecord]]
     saved: str | None
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
@@ -63,6 +63,15 @@ def find_folder(path: str | Path, flag: str) -> Path:
 def find_path(path: str | Path, flag: str) -> Path:
     """Return the absolute path of a file or folder; raises as :func:`find_file` does."""
     return _find(path, flag, "file or folder", lambda path: path.is_file() or path.is_dir())
+
+
+def require_distinct(paths: Sequence[Path], flag: str) -> None:
+    """Check that no two files are equal.
+
+    :raises UsageError: some are.
+    """
+    if len({sha256_of(path) for path in paths}) < len(paths):
+        raise UsageError(f"{flag}: a network is given twice; give each once")
 
 
 def place_file(path: str | Path, flag: str) -> Path:

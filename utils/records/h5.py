@@ -155,7 +155,7 @@ def _convert(path: str) -> memoryview:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
     with h5py.File(path, "r", locking=False) as file:
-        names = ARRAYS if "writers" in file and "series" in file else ARRAYS[:2]
+        names = ARRAYS if "writers" in file or "series" in file else ARRAYS[:2]
         arrays = {name: _stored(file, name)[()] for name in names}
         found = {name: file.attrs[name] for name in ATTRIBUTES | OPTIONAL if name in file.attrs}
     attributes = {name: getattr(v, "tolist", lambda v=v: v)() for name, v in found.items()}

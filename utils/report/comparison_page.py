@@ -37,6 +37,8 @@ def comparison_page(
     for test_set in test_sets:
         clusters = test_set.clusters
         note = f"Intervals: bootstrap over {clusters.count} {clusters.kind} (and over seeds)."
+        if clusters.kind != "writers" and _knew_writers(test_set):
+            note += " The evaluations knew the writers; the test file that is here does not."
         parts += [f"## {test_set.name}", _ranking(test_set), note, *_differences(test_set)]
         parts += [text] if (text := (hard or {}).get(test_set.name)) else []
         parts += ["Trained with", _settings(test_set)]
@@ -81,6 +83,11 @@ def validation_page(rows: Sequence[Mapping[str, Any]], exp_name: str, left_out: 
     if left_out:
         parts.append(f"Left out, since they are not finished: {left_out}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _knew_writers(test_set: TestSet) -> bool:
+    runs = (run for entry in test_set.entries for run in entry.runs)
+    return any(run.record.get("clusters", {}).get("kind") == "writers" for run in runs)
 
 
 def _overview(test_sets: Sequence[TestSet]) -> list[str]:
@@ -155,7 +162,11 @@ def _settings(test_set: TestSet) -> str:
     for entry in test_set.entries:
         text = "unknown: a bare state dict"
         if members := entry.record.get("members"):
-            text = f"an ensemble of {', '.join(Path(each['file']).name for each in members)}"
+            text = (
+                f"an ensemble of {', '.join(Path(each['file']).name for each in members)}; "
+                f"{entry.record['model']['parameters']:,} parameters, {len(members)} times the "
+                "computation of a member"
+            )
         if training := entry.record["training"]:
             seeds = ", ".join(str(run.seed) for run in entry.runs)
             own = _own_arguments(entry, test_set)
@@ -189,7 +200,9 @@ def _csv_row(test_set: TestSet, rank: int, entry: Entry) -> dict[str, object]:
     for metric in metric_values(entry.record):
         row[metric], deviation = entry.mean_and_deviation(metric)
         single = entry.record["intervals"][metric] if len(entry.runs) == 1 else (None, None)
-        ends = entry.interval if metric == "accuracy" else single
+        # The weighted recall is the accuracy by another name.
+        of_accuracy = metric == "accuracy" or (metric == "weighted_recall" and len(entry.runs) == 1)
+        ends = entry.interval if of_accuracy else single
         row[f"{metric}_low"], row[f"{metric}_high"] = ends
         row[f"{metric}_sd"] = deviation
     return row

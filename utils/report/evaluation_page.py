@@ -86,10 +86,12 @@ def _clusters_line(record: EvaluationRecord) -> list[str]:
     clusters = record.get("clusters")
     if clusters is None:
         return []
-    ends = interval(clusters["wilson"])
+    ends, unknown = interval(clusters["wilson"]), clusters["kind"] != "writers"
     return [
         f"intervals by a bootstrap over {clusters['count']} {clusters['kind']}; that of the "
         f"accuracy\nwould be {ends} if images were independent (Wilson's)\n"
+        + "who wrote the digits is not known here (docs/data.md)\n"
+        * unknown
     ]
 
 
@@ -146,6 +148,7 @@ def _provenance(record: EvaluationRecord) -> list[tuple[str, str]]:
     checkpoint, data, session = record["checkpoint"], record["dataset"], record["session"]
     training, git = record["training"], session["git"]
     commit = f"commit {git['commit']}{' with changes' * git['changed']}" if git else "no commit"
+    teachers = training.get("teachers", []) if training else []
     trained = training and (
         f"`{training['exp_name']}` on {training['dataset']['name']}, epoch {checkpoint['epoch']} "
         f"({describe_settings(training['settings'])})"
@@ -157,6 +160,7 @@ def _provenance(record: EvaluationRecord) -> list[tuple[str, str]]:
         ),
         ("parameters", f"{record['model']['parameters']:,}"),
         *([("training", trained)] if trained else []),
+        *(("teacher", f"`{each['file']}`, SHA-256 `{each['sha256']}`") for each in teachers),
         ("test set", f"`{data['file']}`, images `{data['images_sha256']}`"),
         ("its labels", f"`{data['labels_sha256']}`"),
         ("command", f"`{session['command']}`"),

@@ -204,9 +204,8 @@ def save_sweep(
 
     :param curves: validation losses by epoch, of the runs of the first of ``ranked``.
     """
-    names = [
-        name for name in ranked[0].settings if len({str(r.settings[name]) for r in ranked}) > 1
-    ]
+    known = dict.fromkeys(name for each in ranked for name in each.settings)
+    names = [name for name in known if len({str(r.settings.get(name)) for r in ranked}) > 1]
     panels = len(names) + 2 + bool(importance)
     rows = -(-panels // 3)
     figure = Figure(figsize=(13, 3.6 * rows), layout="constrained")
@@ -241,7 +240,8 @@ def save_sweep(
         if len(values) > 1:
             ends = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
             means.fill_between(epochs, *ends, color=line.get_color(), alpha=0.2)
-    means.set(xlabel="epoch", yscale="log", title="mean, band: standard deviation")
+    means.set(xlabel="epoch", ylabel="validation loss", yscale="log")
+    means.set_title("mean, band: standard deviation")
     means.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain_log(means.yaxis)
     if ranked[0].settings:
@@ -253,7 +253,7 @@ def save_sweep(
 
 def _draw_setting(axes: Any, name: str, ranked: Sequence[RankedSettings]) -> None:
     """Draw the mean loss of each of the settings by one of them."""
-    values = [each.settings[name] for each in ranked]
+    values: list[Any] = [each.settings.get(name) for each in ranked]
     losses, errors = [each.mean for each in ranked], [each.error or 0 for each in ranked]
     floats = all(isinstance(value, float) for value in values)
     kinds = sorted(set(map(str, values)), key=lambda text: (len(text), text))
@@ -262,9 +262,13 @@ def _draw_setting(axes: Any, name: str, ranked: Sequence[RankedSettings]) -> Non
     axes.set(xlabel=_plain(name.removeprefix("set.")), ylabel="mean validation loss")
     if not floats:
         axes.set_xticks(range(len(kinds)), map(_plain, kinds))
+        axes.margins(x=0.15)
     elif min(values) > 0:
         axes.set_xscale("log")
         _plain_log(axes.xaxis)
+        if len(set(values)) <= 6:
+            axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
+            axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _plain_log(axis: Any) -> None:

@@ -9,6 +9,11 @@ from utils.report.tables import csv_text, markdown, number, percent
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
 #: The one whose lowest confidence is the threshold of ``predict.py``.
 UNSURE = 0.05
+#: Largest threshold: nobody reads 99.998 % as not sure.
+MOST = 0.99
+
+
+ENDS = ("value", "low", "high")
 
 
 def robustness_page(exp_name: str, datasets: Mapping[str, Any]) -> str:
@@ -39,15 +44,19 @@ def robustness_csv(datasets: Mapping[str, Any]) -> str:
         for network, own in found["networks"].items():
             same = {"dataset": dataset, "network": network}
             for condition, values in own["accuracy"].items():
-                for strength, (mean, low, high) in enumerate(values):
+                strengths = found["corruptions"].get(condition, ("", ()))[1]
+                for strength, ends in zip(
+                    ("mean" if strengths else "", *strengths), values, strict=True
+                ):
                     row = {"measure": "accuracy", "condition": condition, "strength": strength}
-                    rows.append({**same, **row, "value": mean, "low": low, "high": high})
-            for condition, (_, area, low, high, _) in own["unknown"].items():
-                row = {"measure": "auroc", "condition": condition, "strength": 0}
-                rows.append({**same, **row, "value": area, "low": low, "high": high})
+                    rows.append({**same, **row, **dict(zip(ENDS, ends, strict=True))})
+            for condition, (_, *ends, _) in own["unknown"].items():
+                row = {"measure": "auroc", "condition": condition}
+                rows.append({**same, **row, **dict(zip(ENDS, ends, strict=True))})
             for share, (accuracy, _) in zip(SHARES, own["selective"], strict=True):
                 row = {"measure": "accuracy without least sure", "condition": share}
                 rows.append({**same, **row, "value": accuracy})
+            rows.append({**same, "measure": "threshold", "value": own["threshold"]})
     return csv_text(rows)
 
 
@@ -80,7 +89,8 @@ def _section(exp_name: str, dataset: str, found: Mapping[str, Any]) -> list[str]
         for condition in first["unknown"]
     ]
     return [
-        f"{found['images']} test images; intervals are of a bootstrap over {found['clusters']}.",
+        f"{found['images']} test images. Intervals are of a bootstrap over {found['clusters']}; "
+        "those of other digits, over their own writers or runs of images.",
         table("corruption, or digits of another source", first["accuracy"], "accuracy"),
         f"![accuracy by strength]({exp_name}_robustness_{dataset}.png)",
         "How well confidence tells own test images from others (AUROC: 0.5 is chance):",
@@ -88,7 +98,7 @@ def _section(exp_name: str, dataset: str, found: Mapping[str, Any]) -> list[str]
         "Accuracy if the least sure test images are set aside:",
         markdown(("set aside", *networks), selective),
         "Share of images that `predict.py` marks as not sure: their confidence is below that of "
-        f"all but {percent(UNSURE)} of the network's own test images:",
+        f"all but {percent(UNSURE)} of the network's own test images, or below {MOST}:",
         markdown(("images", *networks), marked),
     ]
 

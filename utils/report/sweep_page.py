@@ -55,10 +55,12 @@ def rank_settings(runs: Sequence[SweepRun]) -> list[RankedSettings]:
     """Return the settings that have finished runs, the lowest mean validation loss first."""
     groups: dict[str, list[SweepRun]] = {}
     for run in runs:
-        if run.status == "finished":
-            groups.setdefault(str(sorted(run.settings.items(), key=str)), []).append(run)
+        group = groups.setdefault(str(sorted(run.settings.items(), key=str)), [])
+        known = {(other.seed, other.fold) for other in group}  # a search may draw settings twice
+        if run.status == "finished" and (run.seed, run.fold) not in known:
+            group.append(run)
     ranked = []
-    for group in groups.values():
+    for group in filter(None, groups.values()):
         losses = [run.loss for run in group if run.loss is not None]
         error = stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else None
         ranked.append(RankedSettings(group[0].settings, group, fmean(losses), error))
@@ -132,13 +134,19 @@ def sweep_page(
 
 
 def _difference(first: RankedSettings, second: RankedSettings) -> str:
-    """Return whether the best differs from the next beyond the standard errors."""
-    if first.error is None or second.error is None:
-        return "With one run of each setting there is no standard error: repeat it with more seeds."
-    error = math.hypot(first.error, second.error)
-    apart = (second.mean - first.mean) / error if error else math.inf
-    verdict = "beyond" if apart > 2 else "within"
+    """Return whether the best differs from the next beyond the standard error of the difference.
+
+    Runs are paired by seed and fold: most of their variance is that between folds.
+    """
+    losses = [
+        {(run.seed, run.fold): run.loss or 0.0 for run in each.runs} for each in (first, second)
+    ]
+    both = [losses[1][part] - losses[0][part] for part in losses[0] if part in losses[1]]
+    if len(both) < 2:
+        return "The best and the next have no two seeds or folds in common: repeat them with more."
+    difference, error = fmean(both), stdev(both) / math.sqrt(len(both))
+    verdict = "beyond" if difference > 2 * error else "within"
     return (
-        f"The best is lower than the next by {second.mean - first.mean:.4f}, {verdict} two "
-        f"standard errors of the difference ({error:.4f}, of independent runs)."
+        f"The best is lower than the next by {difference:.4f} ± {error:.4f}, {verdict} two "
+        "standard errors of the difference on the same seeds and folds."
     )

@@ -166,7 +166,8 @@ def rank_by_validation(
     for run in runs:
         settings = {name: value for name, value in run["settings"].items() if value is not None}
         seed, fold = settings.pop("seed", None), str(settings.get("fold", ""))
-        same = [run["username"], run["model"], run["starting_weights"], settings]
+        teachers = [each["sha256"] for each in run.get("teachers", [])]
+        same = [run["username"], run["model"], run["starting_weights"], teachers, settings]
         data = run["dataset"]
         key = data["name"], data["images_sha256"], fold, json.dumps(same, sort_keys=True)
         while any(seed == other["settings"].get("seed") for other in groups.get(key, [])):
