@@ -19,7 +19,7 @@ from utils.report.evaluation_page import evaluation_page
 
 FOUNDERS = ("sigurd", "waly", "dennis")
 OWN_DATASETS = {PEOPLE[name].dataset for name in FOUNDERS}
-LOG = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").partition("## What came of it")[2]
+RECIPES_PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +134,24 @@ def test_readme_and_model_cards_are_up_to_date(published, found):
     for path, text in results.pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path}: uv run DJSW/results.py"
     expected = " ".join(recipes.__doc__.split())
-    for standard, tuned in (found[name] for name in FOUNDERS):
-        for result in (standard, tuned):
+    for name in FOUNDERS:
+        by_recipe = {result.recipe: result for result in found[name]}
+        for result in found[name]:
             assert result.accuracy.replace("±", "+-") in expected, result.name
-        model = PEOPLE[tuned.username].model_name
-        (row,) = (line for line in LOG.splitlines() if line.startswith(f"| {model} | 0.9"))
-        cells = [cell.strip() for cell in row.split("|")]
+        standard, tuned, model = by_recipe["standard"], by_recipe["tuned"], PEOPLE[name].model_name
+        cells = row_of(RECIPES_PAGE.partition("## What came of it")[2], model)
         assert [standard.accuracy, tuned.accuracy] == cells[2:4], model
         assert f"{tuned.published['metrics']['accuracy']:.4f}" == cells[5], model
+        if distilled := by_recipe.get("distilled"):
+            cells = row_of(RECIPES_PAGE.partition("## Distilled")[2], model)
+            assert [tuned.accuracy, distilled.accuracy] == cells[2:4], model
+            assert f"{distilled.published['metrics']['accuracy']:.4f}" == cells[5], model
+
+
+def row_of(text, model):
+    """Return the cells of the first row of results of a network."""
+    row = next(line for line in text.splitlines() if line.startswith(f"| {model} | 0.9"))
+    return [cell.strip() for cell in row.split("|")]
 
 
 def test_comparison_is_of_these_evaluations(published):
