@@ -317,13 +317,15 @@ def constant(column, count=30):
 def test_degenerate_predictions_are_warned_about():
     classes = np.resize([0, 1, 2], 30)  # no image of the fourth class
     assert measure(constant(1), classes, [0, 1, 2, 3])["warnings"] == [
+        "the test set consists of 3 runs of 10 consecutive images: too few for intervals, which are "
+        "too narrow",
         "every prediction is 1: the network predicts a single class",
         "none of the 10 images of a 0 is recognized (recall 0)",
         "none of the 10 images of a 2 is recognized (recall 0)",
         "the test set has no 3; its recall counts as 0",
     ]
-    perfect = np.log(np.eye(4)[np.resize([0, 1, 2, 3], 30)] * 0.9 + 0.025)
-    assert measure(perfect, np.resize([0, 1, 2, 3], 30), [0, 1, 2, 3])["warnings"] == []
+    perfect = np.log(np.eye(4)[np.resize([0, 1, 2, 3], 300)] * 0.9 + 0.025)
+    assert measure(perfect, np.resize([0, 1, 2, 3], 300), [0, 1, 2, 3])["warnings"] == []
 
 
 def test_warnings_and_a_perfect_score_are_in_the_outputs(tmp_path, processed, capsys, measured):

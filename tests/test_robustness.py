@@ -86,7 +86,7 @@ def test_numbers_follow_from_the_network(call, tmp_path):
     with (call.out / "r_robustness.csv").open(newline="") as file:
         rows_of_csv = list(csv.DictReader(file))
     # Shared and unknown digits: 2 and 2 kinds for each WMLP, 1 and 3 for DMLP.
-    assert len(rows_of_csv) == 3 * (1 + 8 * 6 + len(SHARES) + 4)
+    assert len(rows_of_csv) == 3 * (1 + 8 * 6 + len(SHARES) + 4 + 1)
     for name in ("usps_0_6", "mnist_0_3"):
         picture = (call.out / f"r_robustness_{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
