@@ -317,8 +317,7 @@ def constant(column, count=30):
 def test_degenerate_predictions_are_warned_about():
     classes = np.resize([0, 1, 2], 30)  # no image of the fourth class
     assert measure(constant(1), classes, [0, 1, 2, 3])["warnings"] == [
-        "the test set consists of 3 runs of 10 consecutive images: too few for intervals, which are "
-        "too narrow",
+        "the test set is of 3 runs of 10 consecutive images, too few: the intervals are too narrow",
         "every prediction is 1: the network predicts a single class",
         "none of the 10 images of a 0 is recognized (recall 0)",
         "none of the 10 images of a 2 is recognized (recall 0)",

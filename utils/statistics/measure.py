@@ -106,8 +106,8 @@ def _warnings(
     found = []
     if clusters.count < FEW:
         found.append(
-            f"the test set consists of {clusters.count} {clusters.kind}: too few for intervals, "
-            "which are too narrow"
+            f"the test set is of {clusters.count} {clusters.kind}, too few: the intervals are too "
+            "narrow"
         )
     predicted = [digit for digit, count in zip(digits, confusion.sum(0), strict=True) if count]
     if len(predicted) == 1:
