@@ -155,7 +155,7 @@ def row_of(text, model):
 
 
 def test_comparison_is_of_these_evaluations(published):
-    for name, count in (("tuned", 30), ("tuned_published", 6)):
+    for name, count in (("tuned", 40), ("tuned_published", 10)):
         record = json.loads(
             (published / "reports" / "comparisons" / f"{name}_comparison.json").read_text()
         )
