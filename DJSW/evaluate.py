@@ -148,10 +148,8 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
         try_model(model, args.username, dataset, 2, train=False)
     arguments = built[checkpoint.path][1]
     data = open_split(dataset, train=False)
-    layers, parameters = (
-        describe_all([*models.values()]),
-        sum(map(count_parameters, models.values())),
-    )
+    layers = describe_all([*models.values()])
+    parameters = sum(map(count_parameters, models.values()))
     print(f"{args.username} evaluates {layers} on the test set of {dataset}")
     print(f"parameters  {parameters:,}")
     for path in paths:

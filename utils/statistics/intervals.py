@@ -80,13 +80,9 @@ class Clusters:
         """Return the sums (clusters, K) of values (K, N) over the images of each cluster."""
         return np.stack([np.bincount(self.numbers, row, self.count) for row in values], axis=1)
 
-    def resample_sums(self, values: np.ndarray) -> np.ndarray:
-        """Return the sums (RESAMPLES, K) of values (K, N) over resampled test sets."""
-        return _resample(self.sums(values))
-
     def resample_means(self, values: np.ndarray) -> np.ndarray:
         """Return the means (RESAMPLES, K) of values (K, N) over resampled test sets."""
-        sums = self.resample_sums(np.vstack([values, np.ones(len(self.numbers))]))
+        sums = _resample(self.sums(np.vstack([values, np.ones(len(self.numbers))])))
         means: np.ndarray = sums[:, :-1] / sums[:, -1:]
         return means
 
