@@ -126,7 +126,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
 }
 #: Those that learn from the networks of five tuned runs; docs/recipes.md has what was tried.
 RECIPES["distilled"] = {
-    name: replace(RECIPES["tuned"][name], teacher_weight=0.9) for name in ("mnist_4_9", "usps_0_6")
+    name: replace(recipe, teacher_weight=0.9) for name, recipe in RECIPES["tuned"].items()
 }
 #: Values of a recipe that a flag replaces.
 FLAGS = (
