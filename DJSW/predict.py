@@ -1,8 +1,8 @@
 """Predict handwritten digits: ``python DJSW/predict.py IMAGE… --load_checkpoint FILE``.
 
-Photos, scans and drawings are converted to the form of the network's dataset (with ``--raw`` they
-are in it already). The converted images are saved with their three most probable digits, and all
-probabilities as CSV.
+Photos, scans and drawings of a digit or a row of digits are converted to the form of the network's
+dataset (with ``--raw`` they are in it already). The converted digits are saved with their three
+most probable values, and all probabilities as CSV.
 """
 
 import sys
@@ -13,7 +13,9 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
 
 import argparse
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -30,8 +32,32 @@ from utils.report.tables import align, percent
 UNSURE = 0.9
 #: Written by ``robustness.py`` for the published networks.
 THRESHOLDS = files.ROOT / "reports" / "robustness" / "published_robustness.json"
-#: Images per sheet.
+#: Digits per sheet.
 SHEET = 60
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A digit of a picture.
+
+    :ivar number: from 1, from left to right, of ``count`` digits.
+    :ivar box: left, top, right and bottom, as shares of the picture's width and height.
+    :ivar original: the gray values of the picture in that box.
+    :ivar image: (H, W), float32 in [0, 1], in the dataset's form.
+    """
+
+    path: Path
+    number: int
+    count: int
+    box: tuple[float, ...]
+    original: np.ndarray
+    image: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """The name of the file, and of several digits the number."""
+        place = f" {self.number}/{self.count}" if self.count > 1 else ""
+        return f"{escaped(self.path.name)}{place}"
 
 
 def parser() -> Parser:
@@ -74,8 +100,8 @@ def command(args: argparse.Namespace) -> None:
         models[path], _ = build_model(username, dataset, checkpoint)
         try_model(models[path], username, dataset, 2, train=False)
     assert dataset is not None, "argparse takes one file or more"
-    digits = DATASETS[dataset].digits
-    known = f"{', '.join(map(str, digits[:-1]))} and {digits[-1]}"
+    classes = DATASETS[dataset].digits
+    known = f"{', '.join(map(str, classes[:-1]))} and {classes[-1]}"
     print(f"network     {describe_all([*models.values()])}")
     print(*(f"weights     {path}" for path in weights), sep="\n")
     print(f"digits      {known}; a picture of anything else is taken for one of these", flush=True)
@@ -83,21 +109,22 @@ def command(args: argparse.Namespace) -> None:
         print("checked     this prediction would run")
         return
 
-    readable, images = read_images(paths, dataset, raw=args.raw)
-    if not readable:
+    digits = read_images(paths, dataset, raw=args.raw)
+    readable = len({digit.path for digit in digits})
+    if not digits:
         raise UsageError(f"none of the {len(paths)} files is a readable image (see above)")
     import torch
 
     from utils.engine.batches import log_probabilities, mean_probabilities
 
-    batch = torch.from_numpy(images)[:, None]
+    batch = torch.from_numpy(np.array([digit.image for digit in digits]))[:, None]
     members = [log_probabilities(model, batch, path) for path, model in models.items()]
     probabilities = np.exp(mean_probabilities(members))
     unsure = threshold(weights)
     with files.exclusive_output(table, taken, r"predicted\.csv|seen(_\d+)?\.png"):
-        save(table, readable, images, probabilities, dataset, unsure)
+        save(table, digits, probabilities, classes, unsure)
     print(f"not sure    below {percent(unsure)}")
-    skipped = len(paths) - len(readable)
+    skipped = len(paths) - readable
     if skipped:
         raise UsageError(f"{skipped} of {len(paths)} files were skipped (see above)")
 
@@ -139,62 +166,83 @@ def find_images(given: str) -> list[Path]:
     return found
 
 
-def read_images(paths: list[Path], dataset: str, *, raw: bool) -> tuple[list[Path], np.ndarray]:
-    """Return the readable files and their digits (N, H, W), float32, in the dataset's form."""
+def read_images(paths: Sequence[Path], dataset: str, *, raw: bool) -> list[Digit]:
+    """Return the digits of the readable files in the dataset's form; report the other files."""
     from tqdm import tqdm
 
     from utils import handwriting
 
-    prepare = handwriting.check_prepared if raw else handwriting.prepare_image
-    readable, images = [], []
+    form, found = DATASETS[dataset], []
     for path in tqdm(paths, "images", leave=False, disable=None):
         try:
-            images.append(prepare(handwriting.read_image(path), DATASETS[dataset]))
-            readable.append(path)
+            gray = handwriting.read_image(path)
+            if raw:
+                images, boxes = (
+                    handwriting.check_prepared(gray, form)[None],
+                    np.array([[0, 0, 1, 1]]),
+                )
+            else:
+                images, boxes = handwriting.prepare_image(gray, form)
         except handwriting.UnreadableImage as reason:
             tqdm.write(one_line(f"skipped: {path}: {reason}"), file=sys.stderr)
-    return readable, np.array(images)
+            continue
+        size = np.tile(gray.shape[::-1], 2)
+        for number, (image, box) in enumerate(zip(images, boxes, strict=True), start=1):
+            left, top, right, bottom = np.rint(box * size).astype(int)
+            original = gray[top:bottom, left:right]
+            found.append(Digit(path, number, len(images), tuple(box), original, image))
+    return found
 
 
 def save(
     table: Path,
-    paths: list[Path],
-    images: np.ndarray,
+    digits: Sequence[Digit],
     probabilities: np.ndarray,
-    dataset: str,
+    classes: Sequence[int],
     unsure: float,
 ) -> None:
     """Draw the sheets, write the table, and print the predictions, with unsure ones marked.
 
-    :param images: (N, H, W), in [0, 1].
     :param probabilities: (N, C).
     :param unsure: predictions with a lower probability are marked.
     """
-    from utils.report.figures import save_mosaic
+    from utils.report.figures import save_predictions
 
-    digits, lines, captions = DATASETS[dataset].digits, [], []
-    rows = [["image", "predicted", *(f"p_{digit}" for digit in digits)]]
-    for path, row in zip(paths, probabilities, strict=True):
-        name = escaped(path.name)
-        best = [(digits[k], row[k]) for k in (-row).argsort(kind="stable")[:3]]
+    lines, captions = [], []
+    pictures: dict[Path, list[str]] = {}
+    box = ("left", "top", "right", "bottom")
+    rows = [["image", "number", *box, "predicted", *(f"p_{digit}" for digit in classes)]]
+    for digit, row in zip(digits, probabilities, strict=True):
+        best = [(classes[k], row[k]) for k in (-row).argsort(kind="stable")[:3]]
         note = "not sure: perhaps none of them" if best[0][1] < unsure else ""
-        lines.append([name, *(f"{digit} {percent(p):>8}" for digit, p in best), note])
-        captions.append("\n".join([name[:20], "", *(f"{d}   {percent(p)}" for d, p in best)]))
-        rows.append([escaped(str(path)), str(best[0][0]), *(f"{p:.6g}" for p in row)])
-    title = "what the network sees, and its three most probable digits"
+        pictures.setdefault(digit.path, []).append(f"{best[0][0]}{'?' if note else ''}")
+        lines.append([digit.name, *(f"{value} {percent(p):>8}" for value, p in best), note])
+        short = digit.name if len(digit.name) <= 24 else f"{digit.name[:12]}…{digit.name[-11:]}"
+        texts = [f"{value}   {percent(p)}" for value, p in best]
+        captions.append("\n".join([short, note.partition(":")[0], *texts]))
+        place = (str(digit.number), *(f"{share:.4f}" for share in digit.box))
+        name = escaped(str(digit.path))
+        rows.append([name, *place, str(best[0][0]), *(f"{p:.6g}" for p in row)])
     stem, sheets = table.name.removesuffix("predicted.csv"), []
-    for start in range(0, len(paths), SHEET):
-        number = f"_{start // SHEET + 1}" if len(paths) > SHEET else ""
+    for start in range(0, len(digits), SHEET):
+        number = f"_{start // SHEET + 1}" if len(digits) > SHEET else ""
         sheets.append(table.with_name(f"{stem}seen{number}.png"))
-        sheet = slice(start, start + SHEET)
-        save_mosaic(sheets[-1], title, images[sheet], captions[sheet], columns=4, beside=True)
+        sheet = digits[start : start + SHEET]
+        pairs = [(digit.original, digit.image) for digit in sheet]
+        save_predictions(sheets[-1], pairs, captions[start : start + SHEET])
     with (
         files.atomic_write(table, exclusive=True) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         csv.writer(file, lineterminator="\n").writerows(rows)
-    print("", *align(lines, gap="   "), "", f"table       {table}", sep="\n")
-    print(*(f"seen        {sheet}" for sheet in sheets), sep="\n")
+    print("", *align(lines, gap="   "), "", sep="\n")
+    for path, values in pictures.items():
+        if len(values) > 1:
+            print(f"row         {escaped(path.name)}: {' '.join(values)}")
+    counts = Counter(str(classes[k]) for k in probabilities.argmax(1))
+    text = ", ".join(f"{count} x {digit}" for digit, count in sorted(counts.items()))
+    print(f"predicted   {text}; {sum(bool(line[-1]) for line in lines)} of {len(lines)} not sure")
+    print(f"table       {table}", *(f"seen        {sheet}" for sheet in sheets), sep="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from pictures import MNIST, USPS, WEIGHTS, drawn, files
+from pictures import MNIST, USPS, WEIGHTS, drawn, files, in_scenes, noisy, prepared, row_of
 from PIL import Image, ImageDraw
 
 from DJSW.networks import build_model
@@ -25,11 +25,6 @@ FONTS = (
     "cmss10",
     "cmtt10",
 )
-
-
-def noisy(gray, spread=0.1):
-    noise = np.random.default_rng(0).normal(0, spread, gray.shape)
-    return (gray + noise).clip(0, 1).astype(np.float32)
 
 
 def in_shadow(gray):
@@ -53,9 +48,9 @@ CONDITIONS = {
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_result_depends_on_the_digit_not_on_the_picture(condition):
-    plain = {digit: prepare_image(drawn(digit), MNIST) for digit in range(4, 10)}
+    plain = {digit: prepared(drawn(digit), MNIST) for digit in range(4, 10)}
     for digit in (4, 8):
-        seen = prepare_image(CONDITIONS[condition](digit, "DejaVuSans"), MNIST)
+        seen = prepared(CONDITIONS[condition](digit, "DejaVuSans"), MNIST)
         # Width and center may be rounded to the next pixel.
         shifts = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
         differences = {
@@ -89,29 +84,73 @@ def blotted(gray):
 
 @pytest.mark.parametrize("scene", [framed, on_a_table, lambda gray: framed(1 - gray)])
 def test_frames_and_table_edges_are_ignored(scene):
-    plain = prepare_image(drawn(5), MNIST)
-    assert np.abs(prepare_image(scene(drawn(5)), MNIST) - plain).mean() < 0.005
+    plain = prepared(drawn(5), MNIST)
+    assert np.abs(prepared(scene(drawn(5)), MNIST) - plain).mean() < 0.005
 
 
 def test_strokes_may_reach_the_edge():
-    plain = prepare_image(drawn(7), MNIST)
+    plain = prepared(drawn(7), MNIST)
     rows, columns = np.nonzero(drawn(7) < 0.5)
     touching = drawn(7)[rows.min() : rows.max() + 1, columns.min() - 40 : columns.max() + 40]
-    assert np.abs(prepare_image(touching, MNIST) - plain).mean() < 0.02
+    assert np.abs(prepared(touching, MNIST) - plain).mean() < 0.02
 
 
 @pytest.mark.parametrize(
     "gray",
     [
-        np.minimum(drawn(3, at=(120, 200)), drawn(7, at=(290, 200))),
         np.minimum(drawn(3, at=(200, 90), size=120), drawn(7, at=(200, 310), size=120)),
+        np.minimum(drawn(3, at=(100, 90), size=120), drawn(7, at=(300, 310), size=120)),
         blotted(drawn(1)),
     ],
-    ids=["beside", "below", "blot"],
+    ids=["below", "diagonal", "blot"],
 )
-def test_several_objects_are_rejected(gray):
-    with pytest.raises(UnreadableImage, match="several objects apart from each other"):
+def test_objects_that_are_no_row_are_rejected(gray):
+    with pytest.raises(UnreadableImage, match="several objects that are no row of digits"):
         prepare_image(gray, MNIST)
+
+
+@pytest.mark.parametrize("font", ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif-Italic", "cmr10"])
+@pytest.mark.parametrize("digits", ["17", "20", "4711", "98765", "20260704"])
+def test_a_row_is_cut_into_its_digits(digits, font):
+    """Each digit looks as it does alone, and stands where it was drawn."""
+    gray = row_of(digits, font)
+    images, boxes = prepare_image(gray, MNIST)
+    assert len(images) == len(boxes) == len(digits)
+    for image, digit in zip(images, digits, strict=True):
+        alone = prepared(drawn(digit, font, 120), MNIST)
+        shifts = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+        assert min(np.abs(np.roll(image, each, (0, 1)) - alone).mean() for each in shifts) < 0.04
+    assert (boxes[:-1, 0] < boxes[1:, 0]).all() and (boxes[:, :2] < boxes[:, 2:]).all()
+    ink = np.argwhere(gray < 0.5)[:, ::-1] / gray.shape[::-1]
+    inside = (ink[:, None] > boxes[:, :2] - 0.01) & (ink[:, None] < boxes[:, 2:] + 0.01)
+    assert inside.all(2).any(1).all()
+
+
+def test_digits_apart_on_a_page_are_a_row():
+    gray = np.minimum(drawn(3, at=(60, 200), size=120), drawn(7, at=(330, 210), size=120))
+    assert len(prepare_image(gray, MNIST)[0]) == 2
+
+
+def test_digits_that_touch_and_lines_are_no_digit():
+    touching = drawn("47856", size=110)
+    touching[195:205, 60:340] = 0
+    line = np.ones((300, 300), np.float32)
+    line[150:156, 40:260] = 0
+    for gray in (touching, line):
+        with pytest.raises(UnreadableImage, match="times as wide as high: no digit"):
+            prepare_image(gray, MNIST)
+
+
+@pytest.mark.parametrize("name", in_scenes(""))
+def test_scenes_of_photographs(name):
+    """Hard shadows, faint pencil and tilted paper change no digit, and are none themselves."""
+    for digit in (4, 8):
+        plain = prepared(drawn(digit), MNIST)
+        seen = prepared(in_scenes(digit)[f"{digit}{name}"], MNIST)
+        turned = "tilted" in name
+        assert np.abs(seen - plain).mean() < (0.2 if turned else 0.03)
+    with pytest.raises(UnreadableImage, match="nothing stands out from the background"):
+        prepared(in_scenes(" ")[f" {name}"], MNIST)
 
 
 def test_thin_pencil_on_a_large_photo(tmp_path):
@@ -122,18 +161,18 @@ def test_thin_pencil_on_a_large_photo(tmp_path):
     Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8)).save(
         tmp_path / "photo.jpg", quality=80
     )
-    seen = prepare_image(read_image(tmp_path / "photo.jpg"), MNIST)
+    seen = prepared(read_image(tmp_path / "photo.jpg"), MNIST)
     bold = Image.new("L", (3000, 4000), 240)
     ImageDraw.Draw(bold).line([(1000, 1000), (2000, 1000), (1400, 3000)], fill=0, width=200)
-    plain = prepare_image(np.asarray(bold, dtype=np.float32) / 255, MNIST)
+    plain = prepared(np.asarray(bold, dtype=np.float32) / 255, MNIST)
     assert np.abs(seen - plain).mean() < 0.03
 
 
 def test_faint_ink():
-    plain = prepare_image(drawn(6), MNIST)
+    plain = prepared(drawn(6), MNIST)
     for contrast in (0.15, 0.3):
         faint = noisy(0.8 - contrast * (1 - drawn(6)), 0.02)
-        assert np.abs(prepare_image(faint, MNIST) - plain).mean() < 0.015
+        assert np.abs(prepared(faint, MNIST) - plain).mean() < 0.015
 
 
 #: Least accuracy over 10 fonts. The networks were trained on handwriting, where a 1 has no foot and
@@ -151,7 +190,7 @@ def test_rendered_digits_are_recognized(username):
     )
     for condition in ("black on white", "white, noise, corner", "in shadow"):
         images = [
-            prepare_image(CONDITIONS[condition](digit, font), entry)
+            prepared(CONDITIONS[condition](digit, font), entry)
             for digit in entry.digits
             for font in FONTS
         ]
@@ -164,7 +203,7 @@ def test_rendered_digits_are_recognized(username):
 def test_result_has_the_form_of_the_dataset():
     for font in FONTS:
         for digit in range(10):
-            image = prepare_image(drawn(digit, font), MNIST)
+            image = prepared(drawn(digit, font), MNIST)
             assert image.shape == (28, 28) and image.dtype == np.float32
             assert image.min() == 0 and image.max() == 1
             rows, columns = np.nonzero(image > 0.3)
@@ -172,7 +211,7 @@ def test_result_has_the_form_of_the_dataset():
             y, x = np.average(np.indices((28, 28)), axis=(1, 2), weights=np.stack([image] * 2))
             # moved by whole pixels, and less where a tail would leave the frame
             assert abs(x - 14) <= 0.51 and (abs(y - 14) <= 0.51 or image[[0, -1]].any())
-            image = prepare_image(drawn(digit, font), USPS)
+            image = prepared(drawn(digit, font), USPS)
             rows, columns = np.nonzero(image > 0.3)
             assert image.shape == (16, 16) and max(np.ptp(rows), np.ptp(columns)) + 1 >= 15
             assert abs(columns.min() - (15 - columns.max())) <= 2
@@ -181,7 +220,7 @@ def test_result_has_the_form_of_the_dataset():
 def test_thin_strokes_are_thickened():
     image = Image.new("L", (1000, 1000), 255)
     ImageDraw.Draw(image).line([(300, 200), (700, 200), (450, 850)], fill=0, width=5)
-    seen = prepare_image(np.asarray(image, dtype=np.float32) / 255, MNIST)
+    seen = prepared(np.asarray(image, dtype=np.float32) / 255, MNIST)
     # 5 pixels of 650 would be 0.15 of 20
     widths = (seen[12:20] > 0.4).sum(1)
     assert widths.min() >= 2 and widths.max() <= 4
@@ -191,31 +230,31 @@ def test_specks_are_ignored():
     gray = drawn(7)
     gray[20:26, 20:26] = 0  # dust
     gray[390, 5:9] = 0
-    plain = prepare_image(drawn(7), MNIST)
-    assert np.abs(prepare_image(gray, MNIST) - plain).mean() < 0.005
+    plain = prepared(drawn(7), MNIST)
+    assert np.abs(prepared(gray, MNIST) - plain).mean() < 0.005
 
 
 @pytest.mark.parametrize("gray", [np.ones((50, 50)), np.full((9, 400), 0.3), np.zeros((1, 1))])
 def test_empty_pictures_are_rejected(gray):
     with pytest.raises(UnreadableImage, match="nothing stands out from the background"):
-        prepare_image(gray.astype(np.float32), MNIST)
+        prepared(gray.astype(np.float32), MNIST)
     with pytest.raises(UnreadableImage, match="nothing stands out from the background"):
-        prepare_image(noisy(0.9 * gray.astype(np.float32), 0.02), MNIST)
+        prepared(noisy(0.9 * gray.astype(np.float32), 0.02), MNIST)
 
 
 def test_tiny_and_odd_shapes():
     for canvas in ((12, 12), (40, 400), (3000, 60)):
         gray = drawn(4, "DejaVuSans", min(canvas), (canvas[0] // 2, canvas[1] // 2), canvas)
-        assert prepare_image(gray, MNIST).shape == (28, 28)
+        assert prepared(gray, MNIST).shape == (28, 28)
 
 
 def test_every_kind_of_file_gives_the_same_image(tmp_path):
     files(tmp_path)
-    plain = prepare_image(drawn(4, "DejaVuSansMono"), MNIST)
+    plain = prepared(drawn(4, "DejaVuSansMono"), MNIST)
     found = sorted(tmp_path.iterdir())
     assert len(found) == 15
     for path in found:
-        assert np.abs(prepare_image(read_image(path), MNIST) - plain).mean() < 0.006, path
+        assert np.abs(prepared(read_image(path), MNIST) - plain).mean() < 0.006, path
 
 
 @pytest.mark.real
@@ -232,7 +271,7 @@ def test_real_digits_survive_paper(raw_data, tmp_path):
         y, x = random.integers(0, 500 - 224, 2)
         large = Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)
         page[y : y + 224, x : x + 224] -= np.asarray(large, dtype=np.float32) / 255
-        seen.append(prepare_image(noisy(page.clip(0, 1), 0.05), MNIST))
+        seen.append(prepared(noisy(page.clip(0, 1), 0.05), MNIST))
     model, _ = build_model("sigurd", "mnist_4_9", load_checkpoint(ROOT / WEIGHTS["sigurd"]))
     with torch.inference_mode():
         predicted = model(torch.from_numpy(np.array(seen))[:, None]).argmax(1).numpy() + 4

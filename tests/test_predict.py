@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import Call
-from pictures import MNIST, USPS, WEIGHTS, drawn, files
+from pictures import MNIST, USPS, WEIGHTS, drawn, files, prepared, row_of
 from PIL import Image
 
 from DJSW import predict
 from DJSW.networks import build_model
 from DJSW.pipelines import PEOPLE, open_split
 from utils import handwriting
-from utils.handwriting import UnreadableImage, check_prepared, prepare_image, read_image
+from utils.handwriting import UnreadableImage, check_prepared, read_image
 from utils.records.checkpoint import load_checkpoint, write_checkpoint
 from utils.records.files import ROOT
 
@@ -96,7 +96,7 @@ def test_unreadable_files_in_a_folder_are_skipped(call, tmp_path):
     assert "film.gif: several images in one file (give one image per file)" in err
     rows = table(call.out / "mine_predicted.csv")
     assert [row["predicted"] for row in rows] == ["4"] * 15
-    assert list(rows[0])[2:] == [f"p_{digit}" for digit in range(4, 10)]
+    assert list(rows[0])[7:] == [f"p_{digit}" for digit in range(4, 10)]
     for row in rows:
         p = {int(name[2:]): float(row[name]) for name in row if name.startswith("p_")}
         assert int(row["predicted"]) == max(p, key=lambda digit: p[digit]) and sum(
@@ -117,7 +117,7 @@ def test_sheets_show_the_network_s_input(call, tmp_path, monkeypatch):
     """Check that the sheets show the predicted pixels with their predictions."""
     shown = []
     monkeypatch.setattr(
-        "utils.report.figures.save_mosaic", lambda path, title, *a, **k: shown.append((path, *a))
+        "utils.report.figures.save_predictions", lambda path, *rest: shown.append((path, *rest))
     )
     for digit in (5, 7):
         Image.fromarray((255 * drawn(digit)).astype(np.uint8)).save(tmp_path / f"{digit}.png")
@@ -126,14 +126,35 @@ def test_sheets_show_the_network_s_input(call, tmp_path, monkeypatch):
     assert call(*paths, "--exp_name", "two")[0] == 0
     assert [path.name for path, *_ in shown] == ["two_seen_1.png", "two_seen_2.png"]
     model, _ = build_model("sigurd", "mnist_4_9", load_checkpoint(ROOT / WEIGHTS["sigurd"]))
-    for (_, image, captions), row, path in zip(
+    for (_, pairs, captions), row, path in zip(
         shown, table(call.out / "two_predicted.csv"), paths, strict=True
     ):
-        assert np.array_equal(image[0], prepare_image(read_image(path), MNIST))
+        ((original, image),) = pairs
+        assert np.array_equal(image, prepared(read_image(path), MNIST))
+        assert original.min() == 0 and 0.2 < original.mean() < 0.9  # the digit fills the crop
         with torch.inference_mode():
-            p = model(torch.from_numpy(image)[:, None]).softmax(1)[0].tolist()
+            p = model(torch.from_numpy(image)[None, None]).softmax(1)[0].tolist()
         assert [float(row[f"p_{k + 4}"]) for k in range(6)] == pytest.approx(p, rel=1e-4, abs=1e-12)
         assert captions[0].startswith(f"{path.name}\n\n{row['predicted']}   ")
+
+
+def test_a_row_is_read_as_a_row(call, tmp_path):
+    """Each of its digits has a line in the table, with its place, and in the output."""
+    row, one = row_of("98765"), drawn(7)
+    for name, gray in (("row.png", row), ("one.png", one)):
+        Image.fromarray((255 * gray).astype(np.uint8)).save(tmp_path / name)
+    status, out, err = call(tmp_path / "row.png", tmp_path / "one.png", "--exp_name", "rows")
+    assert (status, err) == (0, "")
+    rows = table(call.out / "rows_predicted.csv")
+    assert [Path(each["image"]).name for each in rows] == 5 * ["row.png"] + ["one.png"]
+    assert [each["number"] for each in rows] == [*"12345", "1"]
+    assert "".join(each["predicted"] for each in rows[:5]) == "98765"
+    places = [float(each["left"]) for each in rows[:5]]
+    assert places == sorted(places) and places[0] > 0.1 and float(rows[4]["right"]) < 0.9
+    assert "row.png 2/5   8 " in out and "one.png       7 " in out
+    read = next(line for line in out.splitlines() if line.startswith("row "))
+    assert read.replace("?", "") == "row         row.png: 9 8 7 6 5"
+    assert "predicted   1 x 5, 1 x 6, 2 x 7, 1 x 8, 1 x 9; " in out and " of 6 not sure" in out
 
 
 def test_odd_names(call, tmp_path):
@@ -174,8 +195,8 @@ def test_raw_images_are_not_converted(call, tmp_path, processed):
     with pytest.raises(UnreadableImage):
         check_prepared(np.zeros((16, 16), np.float32), MNIST)
     with pytest.raises(UnreadableImage, match="black on white: the dataset is white on black"):
-        check_prepared(1 - prepare_image(drawn(4), MNIST), MNIST)
-    check_prepared(prepare_image(drawn(0, "DejaVuSans-Bold"), USPS), USPS)
+        check_prepared(1 - prepared(drawn(4), MNIST), MNIST)
+    check_prepared(prepared(drawn(0, "DejaVuSans-Bold"), USPS), USPS)
 
 
 def test_errors_are_one_sentence(call, tmp_path, capsys):

@@ -45,7 +45,15 @@ def test_numbers():
 
 @pytest.mark.parametrize(
     ("probability", "text"),
-    [(1, "100.0 %"), (0.99999, "> 99.9 %"), (0.999, "99.9 %"), (0.5, "50.0 %"), (0, "0.0 %")],
+    [
+        (1, "100.0 %"),
+        (0.99999, "> 99.9 %"),
+        (0.999, "99.9 %"),
+        (0.5, "50.0 %"),
+        (0.001, "0.1 %"),
+        (1e-9, "< 0.1 %"),
+        (0, "0.0 %"),
+    ],
 )
 def test_percent(probability, text):
     assert tables.percent(probability) == text

@@ -18,12 +18,15 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 
 WORKING_SIZE = 512  #: longer side at which ink is searched
-CONTRAST, NOISE = 0.1, 6  #: least contrast of ink, and its ratio to the noise of the paper
-PAPER = 0.3  #: least share of paper in a picture; with less, its edge is a frame and is cut off
+CONTRAST, NOISE = 0.04, 6  #: least contrast of ink, and its ratio to the noise of the paper
+LARGEST = 0.7  #: longest straight part of a digit, as a share of a picture's longer side
 SPECK = 0.05  #: least size of a piece of ink, as a share of the largest one
 GAP = 0.25  #: widest gap within a digit, as a share of its longer side; the bar of a 5 is closer
+OVERLAP = 0.1  #: what pieces beside each other may share of their columns, as in slanted writing
+WIDEST = 2.1  #: ratio of a digit's width to its height; 2.05 in the widest of 8000 of MNIST
 STROKE = 2.2  #: least stroke width in output pixels; 5 % of MNIST and USPS have less, median 3
 #: Most megapixels: phones make 50, and 200 as JPEG, which is decoded at a reduced size.
 MEGAPIXELS, JPEG_MEGAPIXELS = 50, 200
@@ -84,7 +87,9 @@ def read_image(path: Path) -> np.ndarray:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("not an image, or of an unknown format") from None
+        raise UnreadableImage(
+            "not an image, or of an unknown format (save HEIC and PDF as JPEG or PNG)"
+        ) from None
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         reason = getattr(error, "strerror", None) or f"damaged or too large image ({error})"
         raise UnreadableImage(reason) from None
@@ -156,20 +161,32 @@ def check_prepared(gray: np.ndarray, form: Form) -> np.ndarray:
     return gray
 
 
-def prepare_image(gray: np.ndarray, form: Form) -> np.ndarray:
-    """Return the digit in a picture (H, W) in the dataset's form: float32 in [0, 1].
+def prepare_image(gray: np.ndarray, form: Form) -> tuple[np.ndarray, np.ndarray]:
+    """Return the digits in a picture (H, W), from left to right, and where they are.
 
-    :raises UnreadableImage: nothing stands out from the background, or several objects do.
+    :return: images (N, H, W) in the dataset's form, float32 in [0, 1]; and (N, 4) of left, top,
+        right and bottom, as shares of the picture's width and height.
+    :raises UnreadableImage: nothing stands out from the background, or it is no row of digits.
     """
     ink = _ink(gray)
     # A digit that is small on its page is searched again at a higher resolution, with a margin.
-    ink = _ink(gray[_box(ink, max(gray.shape) / max(ink.shape), margin=0.3)])
-    ink = ink[_box(ink)]
-    for axis in (0, 1):
-        if np.diff(np.flatnonzero((ink > 0.5).any(axis))).max(initial=0) > GAP * max(ink.shape):
-            raise UnreadableImage("several objects apart from each other (give one digit)")
-    digit = _resize(_thicken(_resize(ink, FINE * form.digit_size)), form.digit_size)
-    return _placed(digit / digit.max(), form)
+    near = _box(ink, max(gray.shape) / max(ink.shape), margin=0.3)
+    ink = _ink(gray[near])
+    scale = max(gray[near].shape) / max(ink.shape)
+    digits, images, boxes = _digits(ink > 0.5), [], []
+    for number, box in enumerate(ndimage.find_objects(digits), start=1):
+        digit = np.where(np.isin(digits[box], (0, number)), ink[box], 0)
+        if digit.shape[1] > WIDEST * digit.shape[0]:
+            shape = f"{digit.shape[1] / digit.shape[0]:.1f} times as wide as high"
+            raise UnreadableImage(f"{shape}: no digit (leave space between digits)")
+        digit = _resize(_thicken(_resize(digit, FINE * form.digit_size)), form.digit_size)
+        images.append(_placed(digit / digit.max(), form))
+        (top, bottom), (left, right) = (
+            ((whole.start + scale * np.array([side.start, side.stop])) / size).clip(0, 1)
+            for side, whole, size in zip(box, near, gray.shape, strict=True)
+        )
+        boxes.append((left, top, right, bottom))
+    return np.array(images), np.array(boxes)
 
 
 def refit(image: np.ndarray, form: Form) -> np.ndarray:
@@ -193,40 +210,52 @@ def _placed(digit: np.ndarray, form: Form) -> np.ndarray:
 def _ink(gray: np.ndarray) -> np.ndarray:
     """Return the share of ink in [0, 1] of each pixel of ``gray``, reduced to ``WORKING_SIZE``."""
     image = Image.fromarray(gray)
-    image.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
+    image.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX, reducing_gap=None)
     gray = ndimage.gaussian_filter(np.asarray(image), max(image.size) / WORKING_SIZE)
-    (height, width), shorter = gray.shape, min(gray.shape)
-    for cut in range(0, max(1, shorter // 5), max(1, shorter // 25)):
-        inner = gray[cut : height - cut, cut : width - cut]
-        difference = np.pad(inner - _paper(inner), cut)
-        if np.mean(np.abs(difference) < CONTRAST) >= PAPER:
-            break
-    # 1.4826: from the median absolute deviation to the standard deviation of normal noise
-    least = max(CONTRAST, NOISE * 1.4826 * float(np.median(np.abs(difference))))
     # Darker or brighter than the paper, whichever stands out more.
-    ink = max(difference, -difference, key=lambda d: float(np.square(d[d >= least]).sum())).clip(0)
-    if ink.max() < least:
+    ink = max(_darker(gray), _darker(1 - gray), key=lambda dark: float(np.square(dark).sum()))
+    if ink.max() < CONTRAST:
         raise UnreadableImage("nothing stands out from the background")
     threshold = ink.max() / 2
     for _ in range(10):  # the midpoint between the classes' means (Ridler and Calvard, 1978)
         threshold = (ink[ink > threshold].mean() + ink[ink <= threshold].mean()) / 2
-    kept = _pieces(ink > max(threshold, least / 2))
+    kept = _pieces(ink > max(threshold, CONTRAST / 2))
     # Below a quarter of full ink is paper; above three quarters is full ink.
     soft = (2 * ink / np.median(ink[kept]) - 0.5).clip(0, 1)
     return np.asarray(soft * ndimage.binary_dilation(kept, iterations=2))
 
 
+def _darker(gray: np.ndarray) -> np.ndarray:
+    """Return how much darker than the paper each pixel is, as a share of the paper.
+
+    Ink is darker than a smooth surface, which follows a lamp's light, and than what is left when
+    dark things smaller than ``LARGEST`` are removed, which follows the hard edge of a shadow.
+    """
+    step = int(np.clip(min(gray.shape) // 16, 1, 4))
+    # With the minimum of its neighborhood one pixel stands for many: shadows grow, paper does not.
+    few = ndimage.minimum_filter(gray, 2 * step - 1)[::step, ::step]
+    half = round(LARGEST * max(few.shape) / 2)
+    closed = ndimage.grey_closing(np.pad(few, half, "edge"), 2 * half + 1, mode="nearest")
+    closed = closed[half : half + few.shape[0], half : half + few.shape[1]]
+    closed = closed.repeat(step, 0).repeat(step, 1)[: gray.shape[0], : gray.shape[1]]
+    darker = closed - gray
+    # 1.4826: from the median absolute deviation to the standard deviation of normal noise
+    sample = darker[::step, ::step]
+    noise = 1.4826 * float(np.median(np.abs(sample - np.median(sample))))
+    share = np.minimum(_paper(gray) - gray, darker / np.maximum(closed, 0.2))
+    return np.asarray(share.clip(0) * (darker.max() >= NOISE * noise))
+
+
 def _paper(gray: np.ndarray) -> np.ndarray:
-    """Fit a quadratic surface, the paper with its shadows, to the edge without its outliers."""
+    """Fit a quadratic surface, the paper with its shadows, to the picture without its outliers."""
     y, x = np.mgrid[-1 : 1 : gray.shape[0] * 1j, -1 : 1 : gray.shape[1] * 1j].astype(np.float32)
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=2)
-    edge = np.flatnonzero(np.maximum(np.abs(x), np.abs(y)) > 0.98)  # a hundredth at each side
-    edge = edge[:: max(1, len(edge) // 1000)]
-    edge_terms, values = terms.reshape(-1, 6)[edge], gray.ravel()[edge]
-    inlier = np.abs(values - np.median(values)) < 0.25  # strokes may reach the edge
+    step = max(1, max(gray.shape) // 32)
+    few, values = terms[::step, ::step].reshape(-1, 6), gray[::step, ::step].ravel()
+    inlier = np.abs(values - np.median(values)) < 0.25
     for _ in range(3):
-        surface = np.linalg.lstsq(edge_terms[inlier], values[inlier], rcond=None)[0]
-        residual = np.abs(values - edge_terms @ surface)
+        surface = np.linalg.lstsq(few[inlier], values[inlier], rcond=None)[0]
+        residual = np.abs(values - few @ surface)
         inlier = residual <= max(3 * float(np.median(residual)), 0.02)
     return np.asarray(terms @ surface)
 
@@ -240,6 +269,38 @@ def _pieces(strong: np.ndarray) -> np.ndarray:
         inner[np.bincount(side, minlength=count + 1) > 0.8 * len(side)] = 0
     sizes = inner if inner.max() > (0.02 * max(strong.shape)) ** 2 else sizes  # more than dust
     return np.asarray(strong & (sizes >= SPECK * sizes.max())[labels])
+
+
+def _digits(strong: np.ndarray) -> np.ndarray:
+    """Group the pieces of ink into digits; return their numbers (H, W) from left to right, from 1.
+
+    :raises UnreadableImage: they are not beside each other in one row.
+    """
+    labels, count = ndimage.label(strong, np.ones((3, 3)))
+    found = ndimage.find_objects(labels)
+    starts, stops = (
+        np.array([[getattr(s, end) for s in box] for box in found]) for end in ("start", "stop")
+    )
+    heights, lengths = (stops - starts)[:, 0], (stops - starts).max(1)
+    gap = np.maximum(starts[:, None], starts) - np.minimum(stops[:, None], stops)  # below 0: none
+    longer = np.maximum(lengths[:, None], lengths)
+    shorter, taller = (each(heights[:, None], heights) for each in (np.minimum, np.maximum))
+    level = -gap[..., 0] >= shorter / 2
+    beside = level & (gap[..., 1] > -OVERLAP * longer)
+    below = (gap[..., 0] >= 0) & (shorter >= taller / 2)
+    near = gap.max(2) <= GAP * longer
+    large = np.flatnonzero(lengths >= lengths.max() / 2)
+    among = np.ix_(large, large)
+    total, groups = connected_components((near & ~beside & ~below)[among])
+    nearest = gap.max(2)[:, large].argmin(1)  # a small piece, such as the bar of a 5
+    others = groups[:, None] != groups
+    if not (near[np.arange(count), large[nearest]].all() and level[among][others].all()):
+        raise UnreadableImage("several objects that are no row of digits (give one row)")
+    nearest[large] = np.arange(len(large))
+    group = groups[nearest]
+    left = [starts[group == number, 1].min() for number in range(total)]
+    rank = np.argsort(np.argsort(left, kind="stable")) + 1
+    return np.asarray(np.append(0, rank[group])[labels])
 
 
 def _box(

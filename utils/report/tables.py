@@ -90,7 +90,9 @@ def with_deviation(mean: float | None, deviation: float | None) -> str:
 
 
 def percent(probability: float) -> str:
-    """Return a percentage with one decimal; ``100 %`` only for a probability of exactly 1."""
+    """Return a percentage with one decimal; ``100.0 %`` and ``0.0 %`` only for exactly 1 and 0."""
+    if 0 < probability < 0.001:
+        return "< 0.1 %"
     return "> 99.9 %" if 0.999 < probability < 1 else f"{100 * probability:.1f} %"
 
 
