@@ -1,7 +1,7 @@
 """Compare evaluations: ``python DJSW/compare.py reports/*_metrics.json``.
 
 A table for each test set, best first, with intervals, and the differences with their significance;
-as Markdown, CSV and a bar chart.
+as Markdown, CSV and a chart.
 
 ``python DJSW/compare.py --everyone --exp_name standard`` first trains and evaluates every network
 of the table on every dataset of the table, where that has not been done.
@@ -212,12 +212,13 @@ def save_hard_images(path: Path, test_set: TestSet) -> str:
     for row in wrong:
         others = dict.fromkeys(predicted[:, row].tolist())
         note = "\nlabel doubtful" if row in known else ""
-        captions.append(f"{labels[row]} taken for {', '.join(map(str, others))}{note}")
+        captions.append(f"{labels[row]} → {', '.join(map(str, others))}{note}")
     from utils.report.figures import GALLERY, save_mosaic
 
     if len(wrong) > GALLERY:
         text += f", of which {GALLERY} are shown"
-    save_mosaic(path, text, images[wrong][:GALLERY], captions[:GALLERY], columns=8)
+    title = f"{text}: true → predicted digit"
+    save_mosaic(path, title, images[wrong][:GALLERY], captions[:GALLERY], columns=8)
     doubtful = len(known.intersection(wrong.tolist()))
     note = f"; most of five people did not choose the label of {doubtful} of them" * bool(doubtful)
     return f"{text}{note}.\n\n![images wrong in every seed]({path.name})"
@@ -237,11 +238,7 @@ def save(
     text = comparison_page(compared, exp_name, missing, hard)
     for path, content in ((page, text), (table, comparison_csv(compared))):
         files.write_text(path, content)
-    rows = {
-        each.name: [(entry.name, entry.accuracy, *entry.interval) for entry in each.entries]
-        for each in compared
-    }
-    save_error_rates(chart, f"{exp_name}: test errors", rows)
+    save_error_rates(chart, [each.record() for each in compared])
     print(f"{text}\npage        {page}\ntable       {table}\nchart       {chart}")
 
 

@@ -53,6 +53,7 @@ from utils.records.files import (
 from utils.records.provenance import provenance, resource_usage, write_json
 from utils.records.typed import shown
 from utils.report.evaluation_page import evaluation_page, evaluation_summary
+from utils.report.tables import percent
 from utils.statistics.measure import measure
 
 #: Endings of the files that an evaluation owns, after ``{exp_name}_``.
@@ -240,23 +241,19 @@ def _save_figures(
 ) -> None:
     from utils.report import figures
 
-    heading = f"{record['exp_name']}: {record['model']['name']} on {record['dataset']['name']}"
-    digits = np.array(record["classes"])
-    figures.save_confusion(job.path("confusion.png"), heading, record["confusion"], digits.tolist())
-    figures.save_reliability(job.path("reliability.png"), heading, record["calibration"])
-    predicted = digits[log_probabilities.argmax(1)]
+    figures.save_confusion(job.path("confusion.png"), record)
+    figures.save_reliability(job.path("reliability.png"), record)
+    predicted = np.array(record["classes"])[log_probabilities.argmax(1)]
     confidence = np.exp(log_probabilities.max(1))
     errors = np.flatnonzero(predicted != job.data.labels)
     shown = errors[np.argsort(-confidence[errors], kind="stable")][: figures.GALLERY]
-    if len(shown):
-        figures.save_errors(
-            job.path("errors.png"),
-            f"{heading}, {len(shown)} of {len(errors)} errors",
-            job.data.images[shown],
-            job.data.labels[shown].tolist(),
-            predicted[shown].tolist(),
-            confidence[shown].tolist(),
-        )
+    captions = [
+        f"{job.data.labels[row]} → {predicted[row]}\n{percent(confidence[row])}" for row in shown
+    ]
+    if captions:
+        title = f"the most confident {len(shown)} of {len(errors)} errors: true → predicted digit"
+        path, images = job.path("errors.png"), job.data.images[shown]
+        figures.save_mosaic(path, title, images, captions, columns=8)
 
 
 def _training(checkpoint: Checkpoint) -> TrainingRecord | None:

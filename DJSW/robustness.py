@@ -95,7 +95,7 @@ def command(args: argparse.Namespace) -> None:
     with files.exclusive_output(output, taken, r"robustness(_\w+)?\.(json|md|csv|png)"):
         for dataset, of_networks in found.items():
             picture = folder / f"{exp_name}_robustness_{dataset}.png"
-            save_robustness(picture, f"{exp_name}: {dataset}", of_networks)
+            save_robustness(picture, dataset, of_networks)
         files.write_text(page, text)
         files.write_text(table, robustness_csv(found))
         write_json(output, record, exclusive=True)

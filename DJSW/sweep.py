@@ -31,7 +31,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from DJSW.arguments import TrainArguments, add_flag
-from DJSW.pipelines import open_split
+from DJSW.pipelines import PEOPLE, open_split
 from DJSW.recipes import FLAGS, SEARCHES, Recipe, settings
 from DJSW.study import Sweep, add_trials, combinations, plan_of, study_of, take_trials, unfinished
 from utils import cli
@@ -272,7 +272,9 @@ def save(sweep: Sweep, study: "Study") -> None:
     page = sweep_page(sweep.exp_name, sweep.identity, runs, ranked, importance)
     page += f"\n## Use the best\n\n{_how_to_use(sweep, ranked[0])}\n"
     page += f"\nMade by `{session['command']}`\n"
-    save_sweep(sweep.path(".png"), sweep.exp_name, runs, ranked, importance, curves)
+    network = PEOPLE[sweep.shared["username"]].model_name
+    title = f"{network} on {sweep.dataset}"
+    save_sweep(sweep.path(".png"), title, runs, ranked, importance, curves)
     write_text(sweep.path(".csv"), sweep_csv(runs))
     write_text(sweep.path(".md"), page)
     write_json(

@@ -268,7 +268,7 @@ def test_equal_names_are_distinguished(call, tmp_path, monkeypatch):
     (axes,) = drawn[0].axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert [label.split("/")[-2:] for label in labels] == [["out", "e"], ["more", "e"]]
-    assert len(axes.patches) == 2
+    assert len(axes.containers) == 2  # a dot with its interval for each
 
 
 def test_many_are_compared_with_the_best(call, monkeypatch):

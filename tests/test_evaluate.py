@@ -210,7 +210,14 @@ def test_pictures_show_their_arguments(tmp_path, monkeypatch):
     """Texts and heights are read back from matplotlib's artists."""
     drawn = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
-    figures.save_confusion(tmp_path / "c", "t", [[5, 0], [2, 40]], [3, 8])
+    names = ("above", "up_to", "images", "right", "confidence", "low", "high")
+    rows = [(0.4, 0.6, 4, 1, 0.5, 0.1, 0.7), (0.8, 1, 9, 9, 0.9, 0.7, 1)]
+    record = {
+        **{"model": {"name": "SMLP"}, "dataset": {"name": "d"}, "images": 47, "correct": 45},
+        **{"classes": [3, 8], "confusion": [[5, 0], [2, 40]]},
+        "calibration": [dict(zip(names, row, strict=True)) for row in rows],
+    }
+    figures.save_confusion(tmp_path / "c", record)
     axes = drawn[-1].axes[0]
     assert {text.get_text(): text.get_position() for text in axes.texts} == {
         "5": (0, 0),
@@ -218,32 +225,23 @@ def test_pictures_show_their_arguments(tmp_path, monkeypatch):
         "40": (1, 1),
     }
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["3", "8"]
-    image = random.integers(0, 255, (2, 28, 28), dtype=np.uint8)
-    figures.save_errors(tmp_path / "e", "t", image, [4, 9], [9, 7], [0.99987, 0.5])
-    axes = drawn[-1].axes[0]
-    texts = [text.get_text() for text in axes.texts]
-    assert texts == ["4 taken for 9\n> 99.9 %", "9 taken for 7\n50.0 %"]
-    canvas = axes.images[0].get_array()
-    for number, text in enumerate(axes.texts):
-        x, y = text.get_position()
-        left, top = round(x - 14), round(y - 28.5)
-        assert (canvas[top : top + 28, left : left + 28] == image[number]).all()
-    names = ("above", "up_to", "images", "right", "confidence", "low", "high")
-    rows = [(0.4, 0.6, 4, 1, 0.5, 0.1, 0.7), (0.8, 1, 9, 9, 0.9, 0.7, 1)]
-    bins = [dict(zip(names, row, strict=True)) for row in rows]
-    figures.save_reliability(tmp_path / "r", "t", bins)
+    assert [tick.get_text() for tick in axes.child_axes[0].get_yticklabels()] == ["0.0", "4.8"]
+    figures.save_reliability(tmp_path / "r", record)
     above, below = drawn[-1].axes
-    assert [bar.get_height() for bar in above.patches] == [0.25, 1]
+    (dots,) = above.containers
+    assert dots.lines[0].get_xydata().tolist() == [[0.5, 0.25], [0.9, 1]]
+    low, high = np.swapaxes(dots.lines[2][0].get_segments(), 0, 1)
+    assert low[:, 1] == pytest.approx([0.1, 0.7]) and high[:, 1] == pytest.approx([0.7, 1])
     assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [(0.4, 4), (0.8, 9)]
 
 
 def test_errors_figure_shows_the_most_confident_errors(measured, tmp_path, monkeypatch):
     folder, _ = measured
     shown = []
-    monkeypatch.setattr(figures, "save_errors", lambda path, title, *a: shown.append(a))
+    monkeypatch.setattr(figures, "save_mosaic", lambda path, title, *a, **_: shown.append(a))
     monkeypatch.setattr(figures, "GALLERY", 5)
     assert evaluate(folder, tmp_path / "bare.pt", "again") == 0
-    images, true, predicted, confidence = shown[0]
+    images, captions = shown[0]
     with (folder / "e_predictions.csv").open() as file:
         rows: list[dict[str, Any]] = [
             {**row, "index": index} for index, row in enumerate(csv.DictReader(file))
@@ -253,10 +251,9 @@ def test_errors_figure_shows_the_most_confident_errors(measured, tmp_path, monke
             row["p"] = float(p[f"p_{row['predicted']}"])
     rows = [row for row in rows if row["digit"] != row["predicted"]]
     rows.sort(key=lambda row: -row["p"])
-    assert [(str(a), str(b)) for a, b in zip(true, predicted, strict=True)] == [
-        (row["digit"], row["predicted"]) for row in rows[:5]
+    assert captions == [
+        f"{row['digit']} → {row['predicted']}\n{100 * row['p']:.1f} %" for row in rows[:5]
     ]
-    assert confidence == pytest.approx([row["p"] for row in rows[:5]], rel=1e-5)
     data = open_split("mnist_4_9", train=False)
     assert (images == data.images[[row["index"] for row in rows[:5]]]).all()
 

@@ -1,4 +1,4 @@
-"""The report of a comparison: a Markdown page, a CSV table and the bars of the chart."""
+"""The report of a comparison: a Markdown page and a CSV table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import comb

@@ -1,91 +1,105 @@
-"""Figures of training runs, evaluations, comparisons and predictions, as PNG files.
+"""Figures of training runs, evaluations, comparisons and predictions, as PNG or SVG files.
 
-Margins are fixed where nothing in them varies: a layout by matplotlib draws each figure twice.
+``style.mplstyle`` has their style; a network has the same color in all of them. Margins are fixed
+where nothing in them varies: a layout by matplotlib draws each figure twice.
 """
 
+import csv
+import re
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
 
-from utils.errors import escaped
+from utils.errors import escaped, one_line
 from utils.records.files import atomic_write
+from utils.records.typed import read_json
 from utils.report.robustness_page import SHARES
 from utils.report.sweep_page import RankedSettings, SweepRun, settings_text
-from utils.report.tables import percent
 
 #: Most errors in one figure: few enough to look at one by one.
 GALLERY = 32
+#: Width of figures in inches, where they are not smaller.
+WIDTH = 7.5
+
+_styled = rc_context(fname=Path(__file__).with_name("style.mplstyle"))
 
 
+@_styled
 def save_curves(path: Path, title: str, history: Sequence[Mapping[str, Any]]) -> None:
-    """Draw losses and validation accuracy by epoch, with the epoch of the lowest loss marked."""
+    """Draw losses and validation error rate by epoch, with the epoch of the lowest loss marked.
+
+    :param title: begins with the network's name, as in :func:`_color`.
+    """
     columns = {name: [row[name] for row in history] for name in history[0]}
     best = min(history, key=lambda row: row["validation_loss"])["epoch"]
-    figure = Figure(figsize=(10, 4))
+    figure = Figure(figsize=(WIDTH, 3))
     figure.suptitle(_plain(title))
-    losses, accuracies = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.13, top=0.88)
-    losses.plot(columns["epoch"], columns["train_loss"], ".-", label="training")
-    losses.plot(columns["epoch"], columns["validation_loss"], ".-", label="validation")
+    losses, errors = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.1, right=0.97, bottom=0.15, top=0.9, wspace=0.22)
+    long = len(history) > 30
+    line: dict[str, Any] = {"linewidth": 0.7} if long else {"marker": "."}
+    losses.plot(columns["epoch"], columns["train_loss"], color="0.55", label="training", **line)
+    line["color"] = _color(title)
+    losses.plot(columns["epoch"], columns["validation_loss"], label="validation", **line)
     losses.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
     _plain_log(losses.yaxis)
-    percentages = 100 * np.array(columns["validation_accuracy"])
-    accuracies.plot(columns["epoch"], percentages, ".-C1", label="validation")
-    accuracies.set(xlabel="epoch", ylabel="accuracy / %")
-    for axes in (losses, accuracies):
-        axes.axvline(best, color="0.6", linestyle=":", label=f"best epoch: {best}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
+    rates = 100 * (1 - np.array(columns["validation_accuracy"]))
+    errors.plot(columns["epoch"], rates, **line)
+    # The first tenth, which falls from a guess, would flatten the rest.
+    errors.set_ylim(0, 1.15 * rates[len(rates) // 10 :].max() or 1)
+    errors.set(xlabel="epoch", ylabel="validation error rate / %")
+    for axes in (losses, errors):
+        axes.axvline(best, color="0.4", linestyle=":", label=f"best epoch: {best:g}", zorder=3)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    losses.legend()
     _save(figure, path)
 
 
-def save_confusion(
-    path: Path, title: str, confusion: Sequence[Sequence[int]], digits: Sequence[int]
-) -> None:
-    """Draw the images by true digit (row) and predicted digit, errors colored by proportion."""
-    counts = np.array(confusion)
+@_styled
+def save_confusion(path: Path, record: Mapping[str, Any]) -> None:
+    """Draw an evaluation's images by true digit (row) and predicted digit.
+
+    Errors are shaded by their share of the row; at its end is the digit's error rate.
+    """
+    counts, digits = np.array(record["confusion"]), record["classes"]
     rates = counts / counts.sum(1, keepdims=True).clip(1)
+    error_rates = [f"{100 * (1 - rate):.1f}" for rate in rates.diagonal()]
     np.fill_diagonal(rates, 0)
-    largest = max(rates.max(), 0.01)
-    figure = Figure(figsize=(5.5, 5))
+    figure = Figure(figsize=(5, 4.6))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.12, right=0.95, bottom=0.1, top=0.92)
-    image = axes.imshow(rates, cmap="Reds", vmin=0, vmax=largest)
+    figure.subplots_adjust(left=0.1, right=0.88, bottom=0.11, top=0.92)
+    shades = LinearSegmentedColormap.from_list("", ["white", _color(record["model"]["name"])])
+    places = range(len(digits))
+    # Black is legible on the darkest shade, 70 % of the network's color.
+    darkest, some = max(rates.max(), 0.01) / 0.7, np.where(rates, rates, np.nan)
+    axes.pcolormesh(places, places, some, cmap=shades, vmin=0, vmax=darkest)
     for row, column in np.argwhere(counts):
-        color = "white" if rates[row, column] > 0.6 * largest else "black"
         weight = "bold" if row == column else "normal"
-        text = str(counts[row, column])
-        axes.text(column, row, text, ha="center", va="center", color=color, weight=weight)
-    axes.set(title=_plain(title), xlabel="predicted digit", ylabel="true digit")
-    axes.set_xticks(range(len(digits)), map(str, digits))
-    axes.set_yticks(range(len(digits)), map(str, digits))
-    bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1))
-    bar.set_label("errors, as a proportion of the true digit's images")
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", weight=weight)
+    axes.set(xlabel="predicted digit", ylabel="true digit", aspect="equal")
+    axes.set(xlim=(-0.5, len(digits) - 0.5), ylim=(len(digits) - 0.5, -0.5))
+    errors = record["images"] - record["correct"]
+    axes.set_title(f"{_heading(record)}: {errors} errors", wrap=True)
+    axes.set_xticks(places, map(str, digits))
+    axes.set_yticks(places, map(str, digits))
+    axes.grid(visible=False)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(places, error_rates)
+    right.set_ylabel("error rate of the digit / %")
     _save(figure, path)
 
 
-def save_errors(
-    path: Path,
-    title: str,
-    images: np.ndarray,
-    true: Sequence[int],
-    predicted: Sequence[int],
-    confidence: Sequence[float],
-) -> None:
-    """Draw misclassified images (N, H, W) with true digit, predicted digit and confidence."""
-    captions = [
-        f"{digit} taken for {other}\n{percent(probability)}"
-        for digit, other, probability in zip(true, predicted, confidence, strict=True)
-    ]
-    save_mosaic(path, title, images, captions, columns=8)
-
-
+@_styled
 def save_mosaic(
     path: Path,
     title: str,
@@ -101,10 +115,11 @@ def save_mosaic(
     rows = -(-count // columns)
     # One canvas for all images: axes for each would take ten times as long.
     pitch_y = round(height * (1.2 if beside else 1.5))
-    pitch_x = round(width * (2.4 if beside else 1.25))
+    pitch_x = round(width + 1.4 * height if beside else 1.25 * width)
     lightest = 255 if images.dtype == np.uint8 else 1
     canvas = np.full((rows * pitch_y, columns * pitch_x), lightest, images.dtype)
-    wide, tall = 1.04 * columns * pitch_x / width + 0.2, 1.04 * rows * pitch_y / height + 0.5
+    scale = 1.04 if beside else 0.73  # inches of an image
+    wide, tall = scale * columns * pitch_x / height + 0.2, scale * rows * pitch_y / height + 0.5
     figure = Figure(figsize=(max(wide, 5), tall))  # 5: room for the title
     axes = figure.add_axes((0.02, 0.1 / tall, 0.96, 1 - 0.5 / tall))
     left, top, align = (1.05 * width, 0, "left") if beside else (width / 2, height + 0.5, "center")
@@ -113,85 +128,123 @@ def save_mosaic(
         x += 0 if beside else (pitch_x - width) // 2
         canvas[y : y + height, x : x + width] = image
         axes.text(x + left, y + top, caption, ha=align, va="top", fontsize=8, parse_math=False)
-    axes.imshow(canvas, cmap="gray", vmin=0, vmax=lightest)
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=lightest, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(_plain(title))
+    axes.set_title(_plain(title), wrap=True)
     _save(figure, path)
 
 
-def save_reliability(path: Path, title: str, bins: Sequence[Mapping[str, float]]) -> None:
+@_styled
+def save_predictions(
+    path: Path, pairs: Sequence[tuple[np.ndarray, np.ndarray]], captions: Sequence[str]
+) -> None:
+    """Draw each digit as it is in its picture, as the network sees it, and its caption."""
+    side, gap = 112, 8
+    panels = np.ones((len(pairs), side, 2 * side + gap), np.float32)
+    for panel, (original, seen) in zip(panels, pairs, strict=True):
+        scale = side / max(original.shape)
+        height, width = (max(1, round(scale * length)) for length in original.shape)
+        image = Image.fromarray(original).resize((width, height), Image.Resampling.BOX)
+        top, left = (side - height) // 2, (side - width) // 2
+        panel[top : top + height, left : left + width] = np.asarray(image)
+        pixels = Image.fromarray(seen).resize((side, side), Image.Resampling.NEAREST)
+        panel[:, side + gap :] = np.asarray(pixels)
+    title = "in the picture, what the network sees, and its most probable digits"
+    save_mosaic(path, title, panels, captions, columns=3, beside=True)
+
+
+@_styled
+def save_reliability(path: Path, record: Mapping[str, Any]) -> None:
     """Draw the accuracy in each bin of confidence with its interval, and the number of images."""
-    figure = Figure(figsize=(5, 5.5))
+    bins = record["calibration"]
+    figure = Figure(figsize=(5, 5))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    figure.subplots_adjust(left=0.15, right=0.96, bottom=0.1, top=0.93, hspace=0.08)
-    edges = [row["above"] for row in bins]
-    widths = [row["up_to"] - row["above"] for row in bins]
+    figure.subplots_adjust(left=0.15, right=0.96, bottom=0.1, top=0.93, hspace=0.1)
+    color = _color(record["model"]["name"])
     accuracy = np.array([row["right"] / row["images"] for row in bins])
     low, high = np.array([[row["low"], row["high"]] for row in bins]).T
     # Rounding may put an end on the wrong side of an accuracy of 0 or 1.
     ends = np.maximum([accuracy - low, high - accuracy], 0)
-    above.bar(edges, accuracy, widths, align="edge", color="C0", alpha=0.5, edgecolor="white")
-    above.plot([0, 1], [0, 1], color="0.4", linestyle="--", label="confidence = accuracy")
-    confidence, label = [row["confidence"] for row in bins], "measured, 95 % interval"
-    above.errorbar(confidence, accuracy, ends, fmt="o", markersize=4, color="C3", label=label)
-    above.set(title=_plain(title), ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    above.legend(loc="upper left")
-    below.bar(edges, [row["images"] for row in bins], widths, align="edge", edgecolor="white")
+    above.plot([0, 1], [0, 1], color="0.4", linestyle="--")
+    along: dict[str, Any] = {"rotation_mode": "anchor", "transform_rotates_text": True}
+    # Beside the line, left of the least confidence that there can be with a few digits.
+    above.text(0.02, 0.04, "confidence = accuracy", rotation=45, color="0.4", **along)
+    confidence = [row["confidence"] for row in bins]
+    above.errorbar(confidence, accuracy, ends, fmt="o", color=color, clip_on=False)
+    above.set_title(_heading(record), wrap=True)
+    above.set(ylabel="accuracy, with 95 % interval", xlim=(0, 1), ylim=(0, 1.02))
+    edges, widths = [row["above"] for row in bins], [row["up_to"] - row["above"] for row in bins]
+    images = [row["images"] for row in bins]
+    below.bar(edges, images, widths, align="edge", color=color, edgecolor="white")
     below.set(xlabel="confidence: probability of the predicted digit", ylabel="images")
-    below.set_yscale("log")
+    below.set(yscale="log", ylim=(0.5, None))
     below.yaxis.set_major_formatter("{x:g}")
     below.yaxis.set_minor_formatter(NullFormatter())
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
     _save(figure, path)
 
 
-def save_error_rates(
-    path: Path, title: str, groups: Mapping[str, Sequence[tuple[str, float, float, float]]]
-) -> None:
-    """Draw bars of error rates from (name, accuracy, low, high) of the entries of test sets."""
-    names = [row[0] for rows in groups.values() for row in rows]
-    size = 6 + 0.08 * max(map(len, names)), 1.2 + 0.9 * len(groups) + 0.35 * len(names)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(_plain(title))
-    ratios = [len(rows) + 1 for rows in groups.values()]
-    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
-    for axes, (test_set, rows) in zip(panels, groups.items(), strict=True):
-        error, most, least = 100 * (1 - np.array([row[1:] for row in rows])).T
-        ends = np.maximum([error - least, most - error], 0)
-        axes.barh(range(len(rows)), error, xerr=ends, color="C0", alpha=0.6, capsize=3)
-        axes.set_yticks(range(len(rows)), [_plain(row[0]) for row in rows])
-        axes.set(title=_plain(test_set), xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
-        axes.grid(axis="x", alpha=0.3)
-    panels[-1].set_xlabel("test error rate / %, with 95 % intervals")
+@_styled
+def save_error_rates(path: Path, test_sets: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the error rates of a comparison's test sets with their intervals, and write them.
+
+    :param test_sets: what ``TestSet.record`` returns.
+    """
+    heights = [len(each["ranking"]) + 1 for each in test_sets]
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.24 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(test_sets), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, each in zip(panels, test_sets, strict=True):
+        ranking = each["ranking"]
+        for place, row in enumerate(ranking):
+            rate, most, least = 100 * (1 - np.array([row["accuracy"], *row["interval"]]))
+            ends = [[max(rate - least, 0)], [max(most - rate, 0)]]
+            axes.errorbar(rate, place, xerr=ends, fmt="o", color=_color(row["layers"]))
+            beside: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points"}
+            axes.annotate(f"{rate:.2f}", (max(rate, most), place), va="center_baseline", **beside)
+        axes.set_yticks(range(len(ranking)), [_plain(one_line(row["name"], 45)) for row in ranking])
+        axes.set_title(f"{_plain(each['dataset']['name'])}, {each['images']} test images")
+        axes.set(xlim=(0, 1.1 * axes.dataLim.x1 or 1), ylim=(len(ranking) - 0.5, -0.5))
+    panels[-1].set_xlabel("test error rate / %, with 95 % interval")
     _save(figure, path)
 
 
-def save_robustness(path: Path, title: str, found: Mapping[str, Any]) -> None:
+@_styled
+def save_robustness(path: Path, dataset: str, found: Mapping[str, Any]) -> None:
     """Draw accuracy by the strength of each corruption, with intervals, and without the least sure.
 
     :param found: what ``DJSW.robustness.measure`` returns.
     """
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    figure.suptitle(_plain(title))
-    panels = figure.subplots(3, 3).flat
-    for (kind, (text, strengths)), axes in zip(found["corruptions"].items(), panels, strict=False):
+    figure = Figure(figsize=(WIDTH, 7.2))
+    bottom = 0.1 + 0.03 * -(-len(found["networks"]) // 3)
+    figure.subplots_adjust(0.08, bottom, 0.98, 0.92, hspace=0.65)
+    figure.suptitle(f"{found['images']} test images of {_plain(dataset)}; bands: 95 % intervals")
+    panels = figure.subplots(3, 3)
+    looks: dict[str, dict[str, Any]] = {}
+    for name in found["networks"]:
+        color = _color(name)
+        others = sum(look["color"] == color for look in looks.values())
+        line, marker = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))[others % 4]
+        looks[name] = {"color": color, "linestyle": line, "marker": marker, "markersize": 3.5}
+    for (kind, (text, strengths)), axes in zip(
+        found["corruptions"].items(), panels.flat, strict=False
+    ):
         for name, own in found["networks"].items():
-            values = np.array([own["accuracy"]["none"][0], *own["accuracy"][kind][1:]])
-            (line,) = axes.plot((0, *strengths), values[:, 0], ".-", label=_plain(name))
-            axes.fill_between((0, *strengths), *values[:, 1:].T, color=line.get_color(), alpha=0.2)
-        axes.set(title=kind, xlabel=text, ylabel="accuracy", ylim=(0, 1.02))
-    last = figure.axes[8]
+            values = 100 * np.array([own["accuracy"]["none"][0], *own["accuracy"][kind][1:]])
+            axes.plot(
+                (0, *strengths), values[:, 0], label=_plain(one_line(name, 26)), **looks[name]
+            )
+            axes.fill_between((0, *strengths), *values[:, 1:].T, color=_color(name), alpha=0.15)
+        axes.set(title=kind, xlabel=textwrap.fill(text, 28), ylim=(0, 102))
+    last = panels[2, 2]
     for name, own in found["networks"].items():
-        accuracy = [row[0] for row in own["selective"]]
-        last.plot(100 * np.array(SHARES), accuracy, ".-", label=_plain(name))
-    last.set(title="without the least sure", xlabel="% set aside", ylabel="accuracy")
-    figure.axes[0].legend(fontsize=8)
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
+        last.plot(100 * np.array(SHARES), [100 * row[0] for row in own["selective"]], **looks[name])
+    last.set(title="without the least sure", xlabel="set aside / %")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("accuracy / %")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="lower center", ncols=3)
     _save(figure, path)
 
 
+@_styled
 def save_sweep(
     path: Path,
     title: str,
@@ -202,64 +255,69 @@ def save_sweep(
 ) -> None:
     """Draw a sweep: loss by each setting, best loss by trial, importance, curves of the best.
 
+    :param title: begins with the network's name, as in :func:`_color`.
     :param curves: validation losses by epoch, of the runs of the first of ``ranked``.
     """
     known = dict.fromkeys(name for each in ranked for name in each.settings)
     names = [name for name in known if len({str(r.settings.get(name)) for r in ranked}) > 1]
-    panels = len(names) + 2 + bool(importance)
-    rows = -(-panels // 3)
-    figure = Figure(figsize=(13, 3.6 * rows), layout="constrained")
-    figure.suptitle(f"Sweep {_plain(title)}: validation loss")
-    axes = iter(figure.subplots(rows, 3, squeeze=False).flat)
+    panels = len(names) + 1 + bool(importance) + bool(curves)
+    rows = -(-panels // 2)
+    figure = Figure(figsize=(WIDTH, 2.3 * rows + 0.3), layout="constrained")
+    figure.suptitle(f"{_plain(title)}: mean validation loss, with standard errors")
+    axes = iter(figure.subplots(rows, 2, squeeze=False).flat)
     for name in names:
-        _draw_setting(next(axes), name, ranked)
+        _draw_setting(next(axes), name, ranked, _color(title))
     by_trial: dict[int, list[float]] = {}
     for run in runs:
         if run.status == "finished" and run.loss is not None:
             by_trial.setdefault(run.trial, []).append(run.loss)
     losses = [np.mean(values) for values in by_trial.values()]
-    history = next(axes)
-    history.plot(list(by_trial), losses, "o", markersize=3, alpha=0.5, label="trial")
-    history.step(list(by_trial), np.minimum.accumulate(losses), where="post", label="best so far")
+    history, color = next(axes), _color(title)
+    history.plot(list(by_trial), losses, ".", color=color, alpha=0.5, label="trial")
+    lowest = np.minimum.accumulate(losses)
+    history.step(list(by_trial), lowest, color=color, where="post", label="best so far")
     history.set(xlabel="trial", ylabel="validation loss")
     history.xaxis.set_major_locator(MaxNLocator(integer=True))
     history.legend()
     if importance:
         bars = next(axes)
-        bars.barh([_plain(name) for name in importance], list(importance.values()))
+        bars.barh([_plain(name) for name in importance], list(importance.values()), color=color)
         bars.set(xlabel="share of the variance (fANOVA)", ylim=(len(importance) - 0.5, -0.5))
-    means = next(axes)
-    labels = [settings_text(each.settings) for each in ranked]
-    if max(map(len, labels)) > 40:
-        labels = [f"rank {number + 1}" for number in range(len(ranked))]
-    for label, histories in zip(labels, curves, strict=False):
-        length = min(map(len, histories))
-        values = np.array([losses[:length] for losses in histories])
-        epochs = np.arange(1, length + 1)
-        (line,) = means.plot(epochs, values.mean(0), label=_plain(label))
-        if len(values) > 1:
-            ends = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
-            means.fill_between(epochs, *ends, color=line.get_color(), alpha=0.2)
-    means.set(xlabel="epoch", ylabel="validation loss", yscale="log")
-    means.set_title("mean, band: standard deviation")
-    means.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain_log(means.yaxis)
-    if ranked[0].settings:
-        means.legend(fontsize=7)
+    if curves:
+        _draw_curves(next(axes), ranked, curves, color)
     for rest in axes:
         rest.set_axis_off()
     _save(figure, path)
 
 
-def _draw_setting(axes: Any, name: str, ranked: Sequence[RankedSettings]) -> None:
+def redraw(picture: Path, to: Path) -> None:
+    """Draw a published figure again, as PNG or SVG, if the records beside it have all of it."""
+    name, _, kind = picture.stem.rpartition("_")
+    stem, robustness, dataset = picture.stem.partition("_robustness_")
+    if kind == "curves":
+        run = read_json(picture.with_name(f"{name}_run.json"))
+        lines = picture.with_name(f"{name}_history.csv").read_text().splitlines()
+        rows = [{key: float(row[key]) for key in row} for row in csv.DictReader(lines)]
+        save_curves(to, f"{run['model']['name']} on {run['dataset']['name']}", rows)
+    elif kind in ("confusion", "reliability"):
+        draw = save_confusion if kind == "confusion" else save_reliability
+        draw(to, read_json(picture.with_name(f"{name}_metrics.json")))
+    elif kind == "comparison":
+        save_error_rates(to, read_json(picture.with_suffix(".json"))["test_sets"])
+    elif robustness:
+        record = read_json(picture.with_name(f"{stem}_robustness.json"))
+        save_robustness(to, dataset, record["datasets"][dataset])
+
+
+def _draw_setting(axes: Any, name: str, ranked: Sequence[RankedSettings], color: str) -> None:
     """Draw the mean loss of each of the settings by one of them."""
     values: list[Any] = [each.settings.get(name) for each in ranked]
     losses, errors = [each.mean for each in ranked], [each.error or 0 for each in ranked]
     floats = all(isinstance(value, float) for value in values)
     kinds = sorted(set(map(str, values)), key=lambda text: (len(text), text))
     places = values if floats else [kinds.index(str(value)) for value in values]
-    axes.errorbar(places, losses, errors, fmt="o", markersize=4, alpha=0.6, capsize=2)
-    axes.set(xlabel=_plain(name.removeprefix("set.")), ylabel="mean validation loss")
+    axes.errorbar(places, losses, errors, fmt=".", color=color, alpha=0.6)
+    axes.set(xlabel=_plain(name.removeprefix("set.")), ylabel="validation loss")
     if not floats:
         axes.set_xticks(range(len(kinds)), map(_plain, kinds))
         axes.margins(x=0.15)
@@ -269,6 +327,30 @@ def _draw_setting(axes: Any, name: str, ranked: Sequence[RankedSettings]) -> Non
         if len(set(values)) <= 6:
             axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
             axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_curves(
+    axes: Any, ranked: Sequence[RankedSettings], curves: Sequence[Any], color: str
+) -> None:
+    """Draw the mean curves of the best settings, the first of them in color."""
+    labels = [settings_text(each.settings) for each in ranked]
+    if max(map(len, labels)) > 30:
+        labels = [f"rank {number + 1}" for number in range(len(ranked))]
+    shades = (color, "0.2", "0.45", "0.65", "0.8")
+    for label, shade, histories in zip(labels, shades, curves, strict=False):
+        length = min(map(len, histories))
+        values = np.array([losses[:length] for losses in histories])
+        epochs = np.arange(1, length + 1)
+        axes.plot(epochs, values.mean(0), color=shade, linewidth=1, label=_plain(label))
+        if len(values) > 1:
+            ends = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
+            axes.fill_between(epochs, *ends, color=shade, alpha=0.2)
+    axes.set(xlabel="epoch", ylabel="validation loss", yscale="log")
+    axes.set_title("mean, band: standard deviation")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _plain_log(axes.yaxis)
+    if ranked[0].settings:
+        axes.legend()
 
 
 def _plain_log(axis: Any) -> None:
@@ -284,7 +366,31 @@ def _plain(text: str) -> str:
     return escaped(text).replace("$", r"\$")
 
 
+def _heading(record: Mapping[str, Any]) -> str:
+    """Return the network and the test set of an evaluation."""
+    network, dataset = record["model"]["name"], record["dataset"]["name"]
+    return _plain(f"{network} on {record['images']} test images of {dataset}")
+
+
+def _color(text: str) -> str:
+    """Return the color of the network whose name a text begins with.
+
+    >>> _color("SMLP on mnist_4_9") == _color("smlp_tuned_3") == _color("5 x SMLP 784-6")
+    True
+    """
+    # A place in the style's cycle, by the name alone, at which SMLP, WMLP, DMLP and CNet differ.
+    return f"C{sum(map(ord, re.sub(r'^[0-9]+ x |[ _].*', '', text.lower())))}"
+
+
 def _save(figure: Figure, path: Path) -> None:
+    """Save as SVG without a background, if the path says so, or as PNG of at most 64 colors."""
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a file name in Chinese, say
-        figure.savefig(temporary, format="png", dpi=120)
+        if path.suffix == ".svg":
+            figure.savefig(temporary, format="svg", transparent=True, metadata={"Date": None})
+            return
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        few = picture.quantize(64, dither=Image.Dither.NONE)
+        few.save(temporary, format="png", optimize=True)
