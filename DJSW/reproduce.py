@@ -66,6 +66,7 @@ def command(args: argparse.Namespace) -> None:
         raise UsageError(f"{folder} holds an earlier reproduction; remove it")
     # Read when torch is loaded; the number of threads decides the bits of a result.
     os.environ["OMP_NUM_THREADS"] = str(_sessions(record)[-1]["device"]["threads"])
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # a check of a run, not another one
     arguments = _arguments(path, record, folder)
     before = _numbers(path)
     if env_rank() == 0:

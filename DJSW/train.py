@@ -1,6 +1,7 @@
 """Training: ``train_model(args)``, and the one loop for all networks."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +21,14 @@ from utils.distributed import collectives
 from utils.distributed.device import choose_device
 from utils.engine.augmentation import augmenter
 from utils.engine.backward import gradients_of
-from utils.engine.batches import Samples, batches, load_rows, loss_and_accuracy, one_ahead
+from utils.engine.batches import (
+    Samples,
+    batches,
+    confusion_matrix,
+    load_rows,
+    loss_and_accuracy,
+    one_ahead,
+)
 from utils.engine.checkpointer import Checkpointer, noting_errors, require_finite
 from utils.engine.distillation import Teachers
 from utils.engine.history import History, Row, epoch_line
@@ -28,6 +36,7 @@ from utils.engine.optimizer import Adam
 from utils.engine.schedules import SCHEDULES
 from utils.engine.seeds import AUGMENTATION, DROPOUT, derive_seed, epoch_order, split_rows
 from utils.engine.signals import stop_request
+from utils.engine.trackers import MLflow, TensorBoard, log
 from utils.errors import Diverged, UsageError
 from utils.mnist_dataset import MnistH5Dataset
 from utils.records.checkpoint import Checkpoint, count_parameters, describe, load_checkpoint
@@ -83,7 +92,9 @@ def train_model(args: Any, after_epoch: AfterEpoch | None = None) -> TrainingRes
             print(f"device      {collectives.describe_devices(device, devices)}", flush=True)
             if collectives.rank() == 0:
                 stack.enter_context(job.files.locked())
-        checkpointer = Checkpointer(job.files, job.metadata, provenance(device, devices))
+        kinds = [TensorBoard, MLflow] if os.environ.get("MLFLOW_TRACKING_URI") else [TensorBoard]
+        trackers = [kind(job.files, job.metadata) for kind in kinds]
+        checkpointer = Checkpointer(job.files, job.metadata, provenance(device, devices), trackers)
         training, validation = (load_rows(job.data, device, rows) for rows in job.rows)
         model, targets, settings = job.model.to(device), true_classes, job.settings
         if settings.teacher_weight:
@@ -99,11 +110,14 @@ def train_model(args: Any, after_epoch: AfterEpoch | None = None) -> TrainingRes
             resume=args.resume,
             after_epoch=after_epoch,
         )
+        confusion = confusion_matrix(model, validation)
         if collectives.rank() == 0:
             from utils.report.figures import save_curves  # matplotlib: half a second
 
-            title = f"{args.exp_name}: {type(model).__name__} on {job.data.h5_path.stem}"
+            title = f"{type(model).__name__} on {job.metadata['dataset']['name']}"
             save_curves(job.files.curves, title, history.rows)
+            if not checkpointer.was_finished:
+                log(checkpointer.trackers, "finish", confusion)
         if stop_request.signal:
             print(f"note        {stop_request.signal} came after the last step: nothing is lost")
         best = history.best

@@ -98,9 +98,10 @@ def write_datasets(processed: Path, writers: int = 0) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _without_writers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the user's label files from the digits that tests make."""
-    monkeypatch.delenv("DJSW_RAW_QMNIST", raising=False)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's label files from the digits that tests make, and these from the tracker."""
+    for name in ("DJSW_RAW_QMNIST", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

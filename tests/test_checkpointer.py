@@ -141,7 +141,6 @@ def test_files_of_a_run(tmp_path):
         "history.csv",
         "resume.pt",
         "run.json",
-        "tensorboard",
     }
     best = min(run.history.rows, key=lambda row: row["validation_loss"])
     assert best["epoch"] < 12, "the case where best and last differ"

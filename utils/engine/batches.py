@@ -143,3 +143,11 @@ def loss_and_accuracy(model: nn.Module, data: Samples) -> tuple[float, float]:
     logits, classes = predict(model, data)
     correct = int((logits.argmax(1) == classes).sum())
     return F.cross_entropy(logits, classes).item(), correct / len(classes)
+
+
+def confusion_matrix(model: nn.Module, data: Samples) -> np.ndarray:
+    """Return the number of images (C, C) by class (row) and predicted class."""
+    logits, classes = (each.cpu() for each in predict(model, data))
+    count = logits.shape[1]
+    pairs = count * classes + logits.argmax(1)
+    return pairs.bincount(minlength=count**2).view(count, count).numpy()

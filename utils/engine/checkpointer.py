@@ -5,7 +5,7 @@ process that is killed at any line resumes as if it had not been.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import Signals
@@ -20,6 +20,7 @@ from utils.engine.optimizer import Adam
 from utils.engine.run_record import RunRecord
 from utils.engine.signals import EXIT_STATUS, stop_request
 from utils.engine.state import State, read_state, write_state
+from utils.engine.trackers import log
 from utils.errors import Diverged, PeerAborted, Pruned, Stopped, UsageError, escaped
 from utils.records.checkpoint import cpu_weights, load_checkpoint, weights_sha256, write_checkpoint
 from utils.records.files import relative_to_root
@@ -48,10 +49,16 @@ class Checkpointer:
     """
 
     def __init__(
-        self, files: RunFiles, metadata: Mapping[str, Any], provenance: Provenance
+        self,
+        files: RunFiles,
+        metadata: Mapping[str, Any],
+        provenance: Provenance,
+        trackers: Sequence[Any] = (),
     ) -> None:
         self.files, self.metadata = files, metadata
-        self.history = History(files.history, files.path("tensorboard"))
+        self.trackers: list[Any] = []  # that have started
+        self._wanted_trackers = trackers
+        self.history = History(files.history)
         self.record = RunRecord(files.record, metadata, provenance, self.history)
         self.losses, self.seconds = torch.zeros(0), 0.0
         self.was_finished = False
@@ -95,7 +102,9 @@ class Checkpointer:
         else:
             self.record.start_session(len(rows) + 1, len(self.losses) + 1)
             self.record.save("running")
-            self.history.rewrite_files()
+            self.history.write_csv()
+            self.trackers += self._wanted_trackers
+            log(self.trackers, "start", rows)
         if rows:
             _restore_checkpoint(self, self.files.best_checkpoint, self.history.best)
 
@@ -146,8 +155,9 @@ class Checkpointer:
             self.save_checkpoint(self.files.best_checkpoint, weights, row)
         if row["epoch"] % CHECKPOINT_EVERY == 0:
             self.save_checkpoint(self.files.epoch_checkpoint(row["epoch"]), weights, row)
-        self.history.append_to_files(row)
+        self.history.append_to_csv(row)
         self.save_state()
+        log(self.trackers, "epoch", row)
         if self.record.is_due:
             self.record.save("running")
 
@@ -242,6 +252,7 @@ def _stopped(checkpointer: Checkpointer, signal: str) -> Stopped | PeerAborted:
         checkpointer.record.end_session(signal)
         checkpointer.save_state()
         checkpointer.record.save("stopped", reason=signal)
+        log(checkpointer.trackers, "finish")
     collectives.barrier()  # a rank that ended before the state is saved would end them all
     if not checkpointer.writes:
         return PeerAborted(EXIT_STATUS[signal])
@@ -264,12 +275,13 @@ def noting_errors(checkpointer: Checkpointer) -> Iterator[None]:
         yield
     except Diverged as error:  # on every rank, in the same step
         reason = str(error)
-        if checkpointer.writes and history.rows:
+        if checkpointer.writes:
             record.fail(reason)
-            reason += "; the checkpoints of earlier epochs are kept"
-        elif checkpointer.writes:
-            files.remove()
-            history.remove_events()
+            log(checkpointer.trackers, "finish")
+            if history.rows:
+                reason += "; the checkpoints of earlier epochs are kept"
+            else:
+                files.remove()
         collectives.barrier()  # a rank that ended before that would end them all
         aborted = PeerAborted(Diverged.exit_status)
         raise (Diverged(reason) if checkpointer.writes else aborted) from None
@@ -279,9 +291,8 @@ def noting_errors(checkpointer: Checkpointer) -> Iterator[None]:
             reason = escaped(str(error)).replace(str(files.folder), relative_to_root(files.folder))
             with suppress(OSError):
                 record.fail(reason, status)
+            log(checkpointer.trackers, "finish")
         raise
-    finally:
-        history.close()
 
 
 def _control_code(seconds_since_save: float) -> int:

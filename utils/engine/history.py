@@ -1,11 +1,8 @@
-"""The history of a run: a row for each epoch, in memory, as CSV and as TensorBoard events."""
+"""The history of a run: a row for each epoch, in memory and as CSV."""
 
 import csv
-import shutil
 from pathlib import Path
 from typing import Protocol, TypedDict
-
-from torch.utils.tensorboard import SummaryWriter
 
 from utils.records.files import atomic_write, name_file_in_errors
 
@@ -37,12 +34,11 @@ class RunLength(Protocol):
 
 
 class History:
-    """The rows of the finished epochs; only rank 0 calls the methods that write files."""
+    """The rows of the finished epochs; only rank 0 calls the methods that write the CSV."""
 
-    def __init__(self, csv_file: Path, events_folder: Path) -> None:
-        self.csv_file, self.events_folder = csv_file, events_folder
+    def __init__(self, csv_file: Path) -> None:
+        self.csv_file = csv_file
         self.rows: list[Row] = []
-        self._events: SummaryWriter | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,41 +65,13 @@ class History:
             lines.writeheader()
             lines.writerows(self.rows)
 
-    def rewrite_files(self) -> None:
-        """Write both files from the rows: a process that died may have been ahead of its state."""
-        self.write_csv()
-        self.remove_events()
-        with name_file_in_errors(self.events_folder):
-            self._events = SummaryWriter(self.events_folder)
-        for row in self.rows:
-            self._add_events(row)
-
-    def append_to_files(self, row: Row) -> None:
-        """Append a row, already in :attr:`rows`, to both files; flushed."""
+    def append_to_csv(self, row: Row) -> None:
+        """Append a row, already in :attr:`rows`; flushed."""
         with (
             name_file_in_errors(self.csv_file),
             self.csv_file.open("a", newline="", encoding="utf-8") as file,
         ):
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
-        self._add_events(row)
-
-    def _add_events(self, row: Row) -> None:
-        assert self._events is not None, "rewrite_files() opens the events"
-        with name_file_in_errors(self.events_folder):
-            for name in COLUMNS[1:]:
-                self._events.add_scalar(name, row[name], row["epoch"])  # type: ignore[literal-required]
-            self._events.flush()
-
-    def close(self) -> None:
-        """Close the events."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-    def remove_events(self) -> None:
-        """Delete the folder of events."""
-        self.close()
-        shutil.rmtree(self.events_folder, ignore_errors=True)
 
 
 def epoch_line(row: Row, num_epochs: int, images_per_second: float) -> str:

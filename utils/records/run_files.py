@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,7 @@ class RunFiles:
         """Remove the files of this run, the state last: until then it can be resumed."""
         for path in sorted(self.existing(), key=lambda path: path == self.state):
             path.unlink()
+        shutil.rmtree(self.path("tensorboard"), ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
