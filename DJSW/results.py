@@ -18,7 +18,7 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -271,18 +271,12 @@ def list_runs(folders: Sequence[str], sort: str = "time", file: str | None = Non
     :param sort: the column to sort by instead, numbers as numbers.
     :param file: a CSV to write, which has all settings, too.
     """
-    rows = []
-    for folder in dict.fromkeys(find_folder(name, "--list") for name in folders):
-        for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
-            try:
-                read = read_run if path.name.endswith("_run.json") else read_metrics
-                row = list_row(read(path))
-            except UsageError as error:
-                print(f"no record: {one_line(str(error))}", file=sys.stderr)
-                continue
-            if "reproduced" in path.parts:
-                row["status"] = "reproduced"
-            rows.append({shown(k): shown(v) if isinstance(v, str) else v for k, v in row.items()})
+    rows, found = [], dict.fromkeys(find_folder(name, "--list") for name in folders)
+    for path, record in read_records(found):
+        row = list_row(record)
+        if "reproduced" in path.parts:
+            row["status"] = "reproduced"
+        rows.append({shown(k): shown(v) if isinstance(v, str) else v for k, v in row.items()})
     if not rows:
         print("no records yet; DJSW/main.py writes one for each run")
         return
@@ -304,6 +298,19 @@ def list_runs(folders: Sequence[str], sort: str = "time", file: str | None = Non
     print("\n".join(tables.align(lines)))
     if any((row["commit"] or "").endswith("*") for row in rows):
         print("\n* with changes that were not committed; the record has them")
+
+
+def read_records(folders: Iterable[Path]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield path and content of each record below the folders; name other files on stderr."""
+    for folder in folders:
+        for path in sorted([*folder.rglob("*_run.json"), *folder.rglob("*_metrics.json")]):
+            read = read_run if path.name.endswith("_run.json") else read_metrics
+            try:
+                record = read(path)
+            except UsageError as error:
+                print(f"no record: {one_line(str(error))}", file=sys.stderr)
+                continue
+            yield path, record
 
 
 def _sort_key(value: object) -> tuple[bool, list[str | float]]:

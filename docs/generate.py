@@ -1,7 +1,8 @@
 """Write the drawings of the networks to ``docs/pictures/``: ``uv run docs/generate.py``.
 
-A test fails if one of them is out of date. The page of all flags, ``commands.md``, is not
-committed: ``docs/conf.py`` generates it when the site is built.
+A test fails if one of them is out of date. Pictures of digits, which need the data, are drawn again
+if one is deleted. The pages of flags and of results are not committed: ``docs/conf.py`` writes them
+when the site is built.
 """
 
 import sys
@@ -11,19 +12,49 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 import argparse
+import re
+from collections.abc import Mapping
+from html import escape
 from importlib import import_module
-from itertools import pairwise
 from math import log2
+from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
+from torch.fx import symbolic_trace
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.modules.batchnorm import _NormBase
 
 from DJSW.networks import build_model
-from DJSW.pipelines import PEOPLE
-from DJSW.results import results, write
+from DJSW.pipelines import DATASETS, PEOPLE, open_split
+from DJSW.recipes import RECIPES
+from DJSW.results import list_row, read_records, results, write
 from utils.cli import Parser, run_command
-from utils.report.tables import markdown
+from utils.engine.augmentation import augmenter
+from utils.report import figures
+from utils.report.evaluation_page import evaluation_page
+from utils.report.sweep_page import settings_text
+from utils.report.tables import interval, markdown, number
 
 DOCS = ROOT / "docs"
+PICTURES = DOCS / "pictures"
+#: Folders of ``reports/`` that git ignores.
+NOT_PUBLISHED = {"scratch", "reproduced"}
+#: Columns of the page of results, and endings of the files that its last one links to.
+COLUMNS = (
+    *("experiment", "user", "network", "recipe", "dataset", "seed", "test accuracy (95 %)"),
+    *("validation loss", "job", "commit", "files"),
+)
+FILES = ("report", "confusion", "errors", "curves", "history", "metrics", "run")
+RESULTS = """---\nhide-toc: true\n---\n\n# Results\n
+Every evaluation in `reports/`, and every run without one. Validation loss, job (Slurm's) and commit
+are those of the run. The [README](README.md#results) has the means over seeds, and
+[Evaluation](evaluation.md#metrics) explains the numbers.
+
+{}\n\n<script src="_static/results.js"></script>
+"""
+Records = Mapping[Path, Any]
 
 
 def commands_page() -> str:
@@ -55,44 +86,131 @@ def _row(action: argparse.Action) -> tuple[str, str, str]:
         value += " …"
     flag = f"`{action.option_strings[-1]}`" if action.option_strings else ""
     required = "required; " if action.required and flag else ""
-    return flag, value, required + (action.help or "")
+    return flag, value, required + re.sub(r"(?<!`)--\w+", r"`\g<0>`", action.help or "")
 
 
-def drawing(model: nn.Module) -> str | None:
-    """Return the network as SVG: a bar per layer, whose height is the logarithm of its units.
+def site_pages() -> dict[Path, str]:
+    """Return the pages that only the site has, by path."""
+    records: Records = {
+        path: record
+        for path, record in read_records([ROOT / "weights", ROOT / "reports"])
+        if NOT_PUBLISHED.isdisjoint(path.relative_to(ROOT).parts)
+    }
+    pages = {DOCS / "commands.md": commands_page(), DOCS / "results.md": results_page(records)}
+    for path, record in records.items():
+        report = path.with_name(f"{record['exp_name']}_report.md")
+        if "settings" not in record and not report.exists():  # most seeds have no pictures either
+            text = re.sub(r"(The errors that .*\n\n)?!\[.*\n\n?", "", evaluation_page(record))
+            pages[DOCS / report.relative_to(ROOT)] = text
+    return pages
 
-    Return None for a network that is not a sequence of linear layers.
+
+def results_page(records: Records) -> str:
+    """Return a page with a row for each evaluation, and for each run that has none."""
+    runs = {each["exp_name"]: path for path, each in records.items() if "settings" in each}
+    found = {
+        path: runs.get((each["training"] or each)["exp_name"])
+        for path, each in records.items()
+        if "settings" not in each
+    }
+    found |= {path: path for path in records if path not in {*found, *found.values()}}
+    rows = [_result_row(records, path, run) for path, run in found.items()]
+    rows.sort(key=lambda row: row[COLUMNS.index("dataset")])
+    return RESULTS.format(markdown(COLUMNS, rows))
+
+
+def _result_row(records: Records, path: Path, run: Path | None) -> list[str]:
+    """Return the cells of an evaluation, whose run may be unknown, or of a run alone."""
+    record, row, accuracy, files = records[path], list_row(records[run or path]), "-", {}
+    settings = row["settings"] or {}
+    recipe = settings.pop("recipe", "standard" if run else "-")
+    for each in filter(None, (run, path)):
+        start = f"{records[each]['exp_name']}_"
+        for file in each.parent.glob(f"{start}*"):
+            files[file.stem.removeprefix(start)] = file.relative_to(ROOT).as_posix()
+    if path != run:
+        ends = interval(record["intervals"]["accuracy"])
+        accuracy = f"{number(record['metrics']['accuracy'])} ({ends})"
+        files["report"] = files["metrics"].replace("_metrics.json", "_report.html")
+    cells = (
+        *(record["exp_name"], record["username"]),
+        re.sub(r" [0-9]+-[0-9-]+$", "", record["model"].get("layers", record["model"]["name"])),
+        ", ".join(filter(None, (recipe, settings_text(settings)))),
+        *(record["dataset"]["name"], row["seed"], accuracy, number(row["validation_loss"])),
+        *(row["job"], row["commit"]),
+    )
+    links = [f'<a href="{files[name]}">{name}</a>' for name in FILES if name in files]
+    return [*("-" if each is None else escape(str(each)) for each in cells), " ".join(links)]
+
+
+def stages(model: nn.Module, image_size: tuple[int, int]) -> list[tuple[str, torch.Size]] | None:
+    """Return name and shape of the input and of what each layer passes on, after any pooling.
+
+    Return None for a network that is not a sequence of linear and convolutional layers: one with
+    branches, a layer used twice, or other layers.
     """
-    layers = [module for module in model.modules() if any(True for _ in module.parameters(False))]
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    if len(linear) < len(layers) or any(
-        before.out_features != after.in_features for before, after in pairwise(linear)
-    ):
+    unused = [module for module in model.modules() if any(True for _ in module.parameters(False))]
+    try:
+        traced = symbolic_trace(model.eval())
+    except Exception:  # whatever depends on the images' values
         return None
-    sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
-    names = ["pixels", *["hidden"] * (len(sizes) - 2), "logits"]
-    step, middle = 110, 80
-    shapes = []
-    for k, (size, name) in enumerate(zip(sizes, names, strict=True)):
-        x, height = 30 + k * step, 12 * log2(size)
-        if k:
-            left, before = x - step + 16, 6 * log2(sizes[k - 1])
-            shapes.append(
-                f'<path d="M{left} {middle - before:.0f}L{x} {middle - height / 2:.0f}V'
-                f'{middle + height / 2:.0f}L{left} {middle + before:.0f}z" fill="#dde6f0"/>'
+    ShapeProp(traced).propagate(torch.zeros(1, 1, *image_size))
+    found = [("image", torch.Size((1, *image_size)))]
+    tensors = {node for node in traced.graph.nodes if "tensor_meta" in node.meta}
+    for node in (node for node in traced.graph.nodes if node in tensors):
+        shape = getattr(node.meta["tensor_meta"], "shape", ())[1:]
+        layer = traced.get_submodule(node.target) if node.op == "call_module" else nn.Identity()
+        if any(True for _ in layer.parameters()):
+            if layer not in unused or not isinstance(layer, (nn.Linear, nn.Conv2d, _NormBase)):
+                return None
+            unused.remove(layer)
+        if not shape or len(tensors & node.users.keys()) != (node.op != "output"):
+            return None
+        if isinstance(layer, nn.Linear) and len(found) == 1:
+            found = [("pixels", torch.Size((layer.in_features,)))]
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            name = (
+                "conv {} x {}".format(*layer.weight.shape[2:])
+                if layer.weight.ndim > 2
+                else "hidden"
             )
-        color = "#4878a8" if name == "hidden" else "#a85848"
-        shapes.append(
-            f'<rect x="{x}" y="{middle - height / 2:.0f}" width="16" height="{height:.0f}" '
-            f'rx="3" fill="{color}"/>'
-            f'<text x="{x + 8}" y="158">{size}</text><text x="{x + 8}" y="174">{name}</text>'
-        )
-    width = 76 + (len(sizes) - 1) * step
+            found.append((name, shape))
+        elif shape.numel() != found[-1][1].numel():  # pooling; flattening keeps the number
+            found[-1] = found[-1][0], shape
+    return None if unused else [*found[:-1], ("logits", found[-1][1])]
+
+
+def drawing(model: nn.Module, image_size: tuple[int, int]) -> str | None:
+    """Return the network as SVG, or None where :func:`stages` finds none.
+
+    The height of a bar is the logarithm of the layer's units; maps (C, H, W) are to scale.
+    """
+    found = stages(model, image_size)
+    if found is None:
+        return None
+    x, before, drawn = 30.0, "", []
+    for name, shape in found:
+        sides = [84 * side / max(image_size) for side in shape[1:]] or [12 * log2(shape[0]), 16]
+        top, bottom, right = 80 - sides[0] / 2, 80 + sides[0] / 2, x + sides[1]
+        if before:
+            drawn.append(f'<path d="{before.format(x, top, bottom)}" fill="#dde6f0"/>')
+        color = "#4878a8" if name.startswith(("hidden", "conv")) else "#a85848"
+        color += '" stroke="white' * (len(shape) == 3)
+        for shift in (6, 3, 0) if len(shape) == 3 and shape[0] > 1 else (0,):  # for all maps
+            drawn.append(
+                f'<rect x="{x + shift:.0f}" y="{top - shift:.0f}" width="{sides[1]:.0f}" '
+                f'height="{sides[0]:.0f}" rx="3" fill="{color}"/>'
+            )
+        for y, text in (158, " x ".join(map(str, shape))), (174, name):
+            drawn[-1] += f'<text x="{(x + right) / 2:.0f}" y="{y}">{text}</text>'
+        before = f"M{right:.0f} {top:.0f}L{{:.0f}} {{:.0f}}V{{:.0f}}L{right:.0f} {bottom:.0f}z"
+        x = right + 94
+    width = f"{x - 64:.0f}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 184" width="{width}">\n'
         f'<rect width="{width}" height="184" fill="white"/>\n'
         '<g font-family="sans-serif" font-size="12" text-anchor="middle">\n'
-        + "\n".join(shapes)
+        + "\n".join(drawn)
         + "\n</g>\n</svg>\n"
     )
 
@@ -101,15 +219,48 @@ def drawings() -> dict[Path, str]:
     """Return the drawings of published networks, by path."""
     written = {}
     for username in (username for username, own in results().items() if own):
-        picture = drawing(build_model(username, PEOPLE[username].dataset)[0])
+        dataset = PEOPLE[username].dataset
+        picture = drawing(build_model(username, dataset)[0], DATASETS[dataset].image_size)
         if picture is not None:
-            written[DOCS / "pictures" / f"{username}.svg"] = picture
+            written[PICTURES / f"{username}.svg"] = picture
     return written
 
 
+def with_vector_figures(page: Path, text: str) -> str:
+    """Draw figures of a page of the site as SVG, too; return the text that shows these."""
+
+    def vector(link: re.Match[str]) -> str:
+        svg = (page.parent / f"{link[1]}.svg").resolve()
+        if not svg.exists():
+            figures.redraw(ROOT / svg.relative_to(DOCS), svg)
+        return f"]({link[1]}.svg)" if svg.exists() else link[0]
+
+    return re.sub(r"\]\((\S+)\.png\)", vector, text)
+
+
+def save_digits() -> None:
+    """Draw the first training image of each digit, and what the tuned recipe makes of a digit."""
+    images, captions = [], []
+    for name, entry in DATASETS.items():
+        data = open_split(name, train=True)
+        captions += [name] * len(entry.digits)
+        for digit in entry.digits:  # at 112 pixels, 4 times 28 and 7 times 16
+            image = data.images[data.labels == digit][0]
+            images.append(np.kron(image, np.ones([112 // len(image)] * 2, np.uint8)))
+    title = "the first image of each digit in the training files"
+    figures.save_mosaic(PICTURES / "data.png", title, np.stack(images), captions, 9)
+    five = torch.tensor(open_split("mnist_4_9", train=True).images[:1, None]) / 255
+    augment = augmenter(RECIPES["tuned"]["mnist_4_9"].augmentation, (28, 28), five.device)
+    seen = torch.cat([five, augment(five.expand(8, 1, 28, 28), 8, 0)])[:, 0].numpy()
+    title = "a digit, and eight times as the recipe tuned shows it to the network"
+    figures.save_mosaic(PICTURES / "tuned.png", title, seen, [""] * 9, 9)
+
+
 def command(args: argparse.Namespace) -> None:
-    """Write the drawings that are out of date."""
+    """Write the drawings that are out of date, and the pictures of digits if one is missing."""
     write(drawings())
+    if not all((PICTURES / name).exists() for name in ("data.png", "tuned.png")):
+        save_digits()
 
 
 if __name__ == "__main__":

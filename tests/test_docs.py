@@ -1,5 +1,6 @@
 """The documents: their commands run, their links resolve, generated files are up to date."""
 
+import html
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import processes
 import pytest
@@ -21,14 +24,15 @@ from conftest import (
     write_datasets,
     write_h5,
 )
+from torch import nn
 
 sys.path.insert(0, str(ROOT / "docs"))
 import generate
 
-from DJSW import results
+from DJSW import recipes, results
 
 #: Pages in docs/ that docs/conf.py writes.
-COPIES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "commands.md")
+COPIES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "commands.md", "results.md")
 PAGES = ["README.md"] + [
     path.relative_to(ROOT).as_posix()
     for path in sorted((ROOT / "docs").glob("*.md"))
@@ -148,12 +152,74 @@ def test_every_command_runs(page, clone, request):
     reason="needs Sphinx (uv run --group docs pytest -m docs) and bash",
 )
 def test_documentation_builds(clone):
-    """The README's command builds the site."""
+    """The README's command builds the site, whose pages are whole and need no other host."""
     folder, environment = clone
     (command,) = [block for block in commands("README.md") if "sphinx-build" in block]
-    subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True, timeout=300)
+    ran = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        check=True,
+        timeout=300,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "WARNING" not in ran.stderr and "ERROR" not in ran.stderr, ran.stderr
     assert (folder / "docs" / "_build" / "index.html").exists()
+    for page, figure in (
+        ("index", "smlp_standard_curves"),
+        ("getting_started", "smlp_standard_confusion"),
+        ("reports/robustness/published_robustness", "published_robustness_mnist_4_9"),
+    ):
+        text = (folder / "docs" / "_build" / f"{page}.html").read_text()
+        assert f"_images/{figure}.svg" in text and f"{figure}.png" not in text
+        assert (folder / "docs" / "_build" / "_images" / f"{figure}.svg").exists()
+        assert "_static/djsw.css" in text
     assert not git(folder, "status", "--porcelain")
+    site = folder / "docs" / "_build"
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    for path, text in pages.items():
+        assert not re.search(r"<(?!a )[^>]*(src|href)=.(https?:)?//", text), f"{path}: another host"
+        assert not re.search(r"[\u2013\u2014](?=[a-z_]+\b)", re.sub("<[^>]*>", "", text)), path
+        for link in re.findall(r'(?:src|href)="([^"#?]+)', text):
+            if not re.match(r"\w+:", link):
+                assert (path.parent / html.unescape(link)).exists(), f"{path}: {link}"
+    for path in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()\W*(https?:)?//", path.read_text()), path
+    assert "<math" in pages[site / "evaluation.html"] and "$" not in pages[site / "evaluation.html"]
+    check_results(folder, pages[site / "results.html"])
+    for page in PAGES:
+        check_commands(page, pages[site / page.removeprefix("docs/").replace(".md", ".html")])
+
+
+def check_results(folder, page):
+    """Every record has its row, with what it says; a run and its evaluation share one."""
+    rows = re.findall(r"<tr.*?</tr>", page, re.DOTALL)[1:]
+    records = [path for top in ("weights", "reports") for path in (folder / top).rglob("*.json")]
+    left = len(rows)
+    for path in records:
+        record, name = json.loads(path.read_text()), path.relative_to(folder).as_posix()
+        if path.name.endswith("_metrics.json"):
+            (row,) = [row for row in rows if f'href="{name}"' in row]
+            assert f"{record['metrics']['accuracy']:.4f}" in row and record["username"] in row
+            assert f"{record['intervals']['accuracy'][1]:.4f}" in row and "_report.html" in row
+            left -= 1
+        elif path.name.endswith("_run.json"):
+            (row,) = [row for row in rows if f'href="{name}"' in row]
+            assert record["sessions"][-1]["git"]["commit"][:7] in row
+            assert f"<td><p>{record['settings']['seed']}</p></td>" in row
+            left -= "_metrics.json" not in row
+    assert left == 0 and len(rows) > 40
+
+
+def check_commands(page, built):
+    """The commands that a reader copies from the site are those of the file, in shorter lines."""
+    blocks = re.findall(r'<div class="highlight-bash.*?<pre>(.*?)</pre>', built, re.DOTALL)
+    found = [html.unescape(re.sub("<[^>]*>", "", block)) for block in blocks]
+    wanted = [block for _, block in BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))]
+    for block, text in zip(found, wanted, strict=True):
+        assert shlex.split(block.replace("\\\n", ""), True) == shlex.split(text, True)
+        assert all(len(line) < 61 or line.startswith("  ") for line in block.splitlines()), block
 
 
 @pytest.fixture
@@ -215,10 +281,85 @@ def test_links_resolve():
                     assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
 
 
+def test_recipe_of_the_page_is_an_entry():
+    (entry,) = python_blocks("docs/recipes.md")
+    ((name, own),) = eval(f"{{{entry}}}", vars(recipes)).items()
+    assert name not in recipes.RECIPES and own.keys() < recipes.RECIPES["standard"].keys()
+    assert all(isinstance(each, recipes.Recipe) for each in own.values())
+
+
 def test_drawings_are_up_to_date(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", copy_checkout(tmp_path, "reports", "weights"))
     for path, text in generate.drawings().items():
         assert path.read_text(encoding="utf-8") == text, f"{path}: uv run docs/generate.py"
+
+
+class Twice(nn.Module):
+    """A layer that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(784, 784), nn.Linear(784, 6)
+
+    def forward(self, x):
+        return self.last(self.first(self.first(x.flatten(1))))
+
+
+class Residual(Twice):
+    """A branch around a layer."""
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.last(x + self.first(x))
+
+
+class Conditional(Twice):
+    """A layer that depends on the images."""
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)) if x.sum() > 1 else x.flatten(1))
+
+
+class Reshaping(Twice):
+    """A sequence that uses the number of images."""
+
+    def forward(self, x):
+        return self.last(self.first(x.view(x.shape[0], -1)).relu())
+
+
+def test_drawing_of_a_cnn_has_its_stages():
+    """The CNN of docs/extending.md, with the shapes that its comments and layers give."""
+    module: dict[str, Any] = {}
+    exec(python_blocks("docs/extending.md")[0], module)
+    text = str(generate.drawing(module["CNet"](classes=6), (28, 28)))
+    assert re.findall(r">([^<>\n]+)</text>", text) == [
+        *("1 x 28 x 28", "image", "16 x 14 x 14", "conv 3 x 3"),
+        *("32 x 4 x 4", "conv 3 x 3", "6", "logits"),
+    ]
+    sides = re.findall(r'width="(\d+)" height="(\d+)" rx', text)
+    assert sides == [("84", "84"), *[("42", "42")] * 3, *[("12", "12")] * 3, ("16", "31")]
+    ElementTree.fromstring(text)
+
+
+@pytest.mark.parametrize("network", [Twice, Residual, Conditional])
+def test_only_sequences_are_drawn(network):
+    assert generate.drawing(network(), (28, 28)) is None
+
+
+def test_other_layers_are_not_drawn():
+    attention = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.TransformerEncoderLayer(8, 2))
+    unused = Reshaping()
+    unused.rest = nn.Linear(1, 1)
+    pooled = nn.Sequential(nn.Conv2d(1, 6, 5, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert generate.drawing(attention, (28, 28)) is None
+    assert generate.drawing(unused, (28, 28)) is None
+    assert ">784<" in str(generate.drawing(Reshaping(), (28, 28)))
+    assert ">6 x 1 x 1</text>" in str(generate.drawing(pooled, (28, 28)))
+
+
+def test_pictures_of_digits_are_small():
+    for name in ("data", "tuned"):
+        assert 2000 < (ROOT / "docs" / "pictures" / f"{name}.png").stat().st_size < 25_000
 
 
 @pytest.mark.parametrize(("page", "least"), [("troubleshooting.md", 12), ("extending.md", 10)])
