@@ -5,6 +5,8 @@ averages by its number of images. They run over ``classes``, the digits of the d
 not they are predicted; without ``classes``, over the digits that occur in either array.
 """
 
+from __future__ import annotations  # the documentation shows ArrayLike by this name
+
 from collections.abc import Sequence
 
 import numpy as np
