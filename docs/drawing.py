@@ -40,7 +40,7 @@ def page() -> str:
     :raises UsageError: what is published does not fit together.
     """
     networks: list[dict[str, Any]] = []
-    evaluations: dict[str, list[tuple[str, Evaluation]]] = {name: [] for name in DATASETS}
+    evaluations: dict[str, list[tuple[str, Evaluation]]] = {}
     for found in results().values():
         parameters = 0
         for result in reversed(found):  # the last recipe is the best one
@@ -52,7 +52,7 @@ def page() -> str:
                 networks.append(network)
             metrics = ROOT / "reports" / result.recipe / f"{result.name}_metrics.json"
             own = (f"{network['name']} {network['recipe']}", read_evaluation(metrics))
-            evaluations[network["dataset"]].append(own)
+            evaluations.setdefault(network["dataset"], []).append(own)
     datasets = {name: describe_dataset(name, own) for name, own in evaluations.items()}
     data = json.dumps({"networks": networks, "datasets": datasets}, separators=(",", ":"))
     html = (PARTS / "page.html").read_text(encoding="utf-8")
