@@ -14,8 +14,8 @@ minutes of one run on one of two busy cores of an AMD EPYC::
         --recipe tuned --train                                    0.9992 +- 0.0002    5 to 8
 
 Expected of ``standard``, in the same order: 0.9754 +- 0.0021, 0.9500 +- 0.0029 and
-0.9940 +- 0.0007, in seconds. Expected of ``distilled``, which takes twice as long as ``tuned``, of
-the first two: 0.9949 +- 0.0003 and 0.9792 +- 0.0017.
+0.9940 +- 0.0007, in seconds. Expected of ``distilled``, which takes twice as long as ``tuned``:
+0.9949 +- 0.0003, 0.9792 +- 0.0017 and 0.9991 +- 0.0004.
 """
 
 from __future__ import annotations

@@ -15,7 +15,10 @@ from DJSW.recipes import RECIPES
 from utils.records.checkpoint import load_checkpoint, weights_sha256
 from utils.records.evaluation import read_evaluation
 from utils.records.files import sha256_of
+from utils.records.run import read_run, require_same_run
+from utils.report import tables
 from utils.report.evaluation_page import evaluation_page
+from utils.statistics.comparison import mean_and_deviation
 
 FOUNDERS = ("sigurd", "waly", "dennis")
 OWN_DATASETS = {PEOPLE[name].dataset for name in FOUNDERS}
@@ -104,7 +107,8 @@ def test_recipes_are_published(published, found):
     """Five seeds of each network are evaluated; the best by validation loss is published."""
     for name in FOUNDERS:
         own = [recipe for recipe in RECIPES if PEOPLE[name].dataset in RECIPES[recipe]]
-        assert [each.recipe for each in found[name]] == own
+        # DMLP's distilled networks are no better than its tuned ones: only their results are kept.
+        assert [each.recipe for each in found[name]] == own[: 2 if name == "dennis" else None]
     for result in (result for name in FOUNDERS for result in found[name]):
         assert len(result.runs) == 5 == len(result.evaluations)
         assert len({record["settings"]["seed"] for record in result.runs.values()}) == 5
@@ -142,10 +146,19 @@ def test_readme_and_model_cards_are_up_to_date(published, found):
         cells = row_of(RECIPES_PAGE.partition("## What came of it")[2], model)
         assert [standard.accuracy, tuned.accuracy] == cells[2:4], model
         assert f"{tuned.published['metrics']['accuracy']:.4f}" == cells[5], model
-        if distilled := by_recipe.get("distilled"):
-            cells = row_of(RECIPES_PAGE.partition("## Distilled")[2], model)
-            assert [tuned.accuracy, distilled.accuracy] == cells[2:4], model
-            assert f"{distilled.published['metrics']['accuracy']:.4f}" == cells[5], model
+        runs, accuracies = [], []
+        for path in published.glob(f"*/*/{model.lower()}_distilled_?_run.json"):
+            runs.append(read_run(path))
+            metrics = f"reports/distilled/{runs[-1]['exp_name']}_metrics.json"
+            record = read_evaluation(published / metrics).record
+            require_same_run(path, runs[-1], record)
+            accuracies.append(record["metrics"]["accuracy"])
+        losses = [run["results"]["best"]["validation_loss"] for run in runs]
+        best = losses.index(min(losses))
+        accuracy = tables.with_deviation(*mean_and_deviation(accuracies))
+        cells = row_of(RECIPES_PAGE.partition("## Distilled")[2], model)
+        assert len(runs) == 5 and [tuned.accuracy, accuracy] == cells[2:4], model
+        assert f"{accuracies[best]:.4f}" == cells[5], model
 
 
 def row_of(text, model):
@@ -155,7 +168,7 @@ def row_of(text, model):
 
 
 def test_comparison_is_of_these_evaluations(published):
-    for name, count in (("tuned", 40), ("tuned_published", 10)):
+    for name, count in (("tuned", 45), ("tuned_published", 12)):
         record = json.loads(
             (published / "reports" / "comparisons" / f"{name}_comparison.json").read_text()
         )
