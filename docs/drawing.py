@@ -40,6 +40,7 @@ def page() -> str:
     :raises UsageError: what is published does not fit together.
     """
     networks: list[dict[str, Any]] = []
+    missing: list[str] = []
     evaluations: dict[str, list[tuple[str, Evaluation]]] = {}
     for found in results().values():
         parameters = 0
@@ -48,13 +49,17 @@ def page() -> str:
             if network is None:
                 continue
             parameters += sum(inputs * outputs for inputs, outputs in pairwise(network["sizes"]))
+            name = f"{network['name']} {network['recipe']}"
             if parameters <= MOST:
                 networks.append(network)
+            else:
+                missing.append(name)
             metrics = ROOT / "reports" / result.recipe / f"{result.name}_metrics.json"
-            own = (f"{network['name']} {network['recipe']}", read_evaluation(metrics))
-            evaluations.setdefault(network["dataset"], []).append(own)
+            evaluation = name, read_evaluation(metrics)
+            evaluations.setdefault(network["dataset"], []).append(evaluation)
     datasets = {name: describe_dataset(name, own) for name, own in evaluations.items()}
-    data = json.dumps({"networks": networks, "datasets": datasets}, separators=(",", ":"))
+    content = {"networks": networks, "missing": missing, "datasets": datasets}
+    data = json.dumps(content, separators=(",", ":"))
     html = (PARTS / "page.html").read_text(encoding="utf-8")
     for name in ("style.css", "prepare.js", "page.js"):
         html = html.replace(f"/* {name} */", (PARTS / name).read_text(encoding="utf-8"))

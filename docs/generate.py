@@ -43,8 +43,8 @@ PICTURES = DOCS / "pictures"
 NOT_PUBLISHED = {"scratch", "reproduced"}
 #: Columns of the page of results, and endings of the files that its last one links to.
 COLUMNS = (
-    *("experiment", "user", "network", "recipe", "dataset", "seed", "test accuracy (95 %)"),
-    *("validation loss", "job", "commit", "files"),
+    *("experiment", "files", "test accuracy (95 %)", "user", "network", "recipe", "dataset"),
+    *("seed", "validation loss", "job", "commit"),
 )
 FILES = ("report", "confusion", "errors", "curves", "history", "metrics", "run")
 RESULTS = """---\nhide-toc: true\n---\n\n# Results\n
@@ -133,14 +133,15 @@ def _result_row(records: Records, path: Path, run: Path | None) -> list[str]:
         accuracy = f"{number(record['metrics']['accuracy'])} ({ends})"
         files["report"] = files["metrics"].replace("_metrics.json", "_report.html")
     cells = (
-        *(record["exp_name"], record["username"]),
+        *(accuracy, record["username"]),
         re.sub(r" [0-9]+-[0-9-]+$", "", record["model"].get("layers", record["model"]["name"])),
         ", ".join(filter(None, (recipe, settings_text(settings)))),
-        *(record["dataset"]["name"], row["seed"], accuracy, number(row["validation_loss"])),
+        *(record["dataset"]["name"], row["seed"], number(row["validation_loss"])),
         *(row["job"], row["commit"]),
     )
-    links = [f'<a href="{files[name]}">{name}</a>' for name in FILES if name in files]
-    return [*("-" if each is None else escape(str(each)) for each in cells), " ".join(links)]
+    links = " ".join(f'<a href="{files[name]}">{name}</a>' for name in FILES if name in files)
+    texts = ("-" if each is None else escape(str(each)) for each in cells)
+    return [escape(record["exp_name"]), links, *texts]
 
 
 def stages(model: nn.Module, image_size: tuple[int, int]) -> list[tuple[str, torch.Size]] | None:

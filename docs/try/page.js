@@ -5,10 +5,12 @@
 const DATA = {/* data */};
 const byId = (id) => document.getElementById(id);
 const paperCanvas = byId("paper"), pen = paperCanvas.getContext("2d", { willReadFrequently: true });
-const strokes = []; // of {width, points: [[x, y], …]}
+let strokes = []; // of {width, points: [[x, y], …]}
 let picture = null; // an uploaded one, below the strokes
+let stroke = null; // the one that is being drawn
+const past = []; // {strokes, picture} before each change
 let shown = []; // of {box, ink} of the drawing, or one {sample} of a dataset
-let chosen = 0, cursor = [200, 200], penDown = false;
+let chosen = 0, cursor = [200, 200], waiting = 0, opened = 0, ready = false;
 
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
@@ -101,21 +103,27 @@ function fitted({ width, height }) {
   return [200 - (scale * width) / 2, 200 - (scale * height) / 2, scale * width, scale * height];
 }
 
-/** Read what is on the paper. */
+/** Read what is on the paper, when nothing was drawn for a moment: it takes a tenth of a second. */
+function readSoon() {
+  clearTimeout(waiting);
+  waiting = setTimeout(read, 150);
+}
+
 function read() {
+  if (!ready || stroke) return;
   redraw();
-  shown = [];
-  chosen = 0;
+  [shown, chosen] = [[], 0];
   if (!strokes.length && !picture) return show("Draw a digit.");
-  // A picture alone is read from its own pixels, without the paper around it.
+  // A picture alone is read from its own pixels, a drawing with white paper around it.
   const alone = picture && !strokes.length;
   const source = alone ? picture.getContext("2d") : pen, { width, height } = source.canvas;
+  const gray = toGray(source.getImageData(0, 0, width, height)), margin = alone ? 0 : 200;
   try {
-    shown = readDigits(toGray(source.getImageData(0, 0, width, height)));
+    shown = readDigits(padded(gray, margin, 1));
   } catch (error) {
     return show(`${error.message[0].toUpperCase()}${error.message.slice(1)}.`);
   }
-  const [left, top, across, down] = alone ? fitted(picture) : [0, 0, 400, 400];
+  const [left, top, across, down] = alone ? fitted(picture) : [-margin, -margin, 400 + 2 * margin, 400 + 2 * margin];
   pen.strokeStyle = "#d55e00";
   pen.lineWidth = 2;
   for (const { box } of shown.length > 1 ? shown : []) {
@@ -137,35 +145,42 @@ function show(sentence) {
     return forms[`${width} × ${height}`].map((image) => softmax(forward(network, image.data)));
   });
   byId("seen").replaceChildren(...(shown.length ? Object.entries(forms) : []).map(([size, images]) =>
-    element("figure", {}, imageCanvas(images[chosen]), element("figcaption", {}, `seen: ${size}`))));
+    element("figure", {}, Object.assign(imageCanvas(images[chosen]), { role: "img", ariaLabel: `the digit as the networks see it, ${size} pixels` }),
+      element("figcaption", {}, `seen: ${size}`))));
+  const choose = (k) => { chosen = k; show(); byId("digits").children[k].focus(); };
   byId("digits").replaceChildren(...(shown.length > 1 ? shown : []).map((_, k) =>
-    element("button", { ariaPressed: String(k === chosen), onclick: () => { chosen = k; show(); } }, `digit ${k + 1}`)));
+    element("button", { ariaPressed: String(k === chosen), onclick: () => choose(k) }, `digit ${k + 1}`)));
   byId("answers").replaceChildren(...DATA.networks.map((network, n) => card(network, answers[n])));
   byId("status").textContent = sentence ?? summary(answers);
 }
 
-const likeliest = (row) => row.indexOf(Math.max(...row));
+/** Return what a network reads, with "?" after each digit that it is not sure of. */
+function reading(network, rows) {
+  return rows.map((row) => {
+    const most = Math.max(...row);
+    return `${network.classes[row.indexOf(most)]}${most < network.threshold ? "?" : ""}`;
+  }).join(" ");
+}
 
-/** Say what the networks read, in a sentence. */
+/** Say what the networks that are sure read: most of them first. */
 function summary(answers) {
   const votes = new Map();
   DATA.networks.forEach((network, n) => {
-    const sure = answers[n].every((row) => Math.max(...row) >= network.threshold);
-    const digits = answers[n].map((row) => network.classes[likeliest(row)]).join(" ");
-    if (sure) votes.set(digits, [...(votes.get(digits) ?? []), `${network.name} ${network.recipe}`]);
+    const digits = reading(network, answers[n]), known = `${network.classes[0]} to ${network.classes.at(-1)}`;
+    const text = `${digits} (of ${known})`;
+    if (!digits.includes("?")) votes.set(text, [...(votes.get(text) ?? []), `${network.name} ${network.recipe}`]);
   });
-  const label = shown[0].label ? `${shown[0].label} ` : "";
-  if (!votes.size) return `${label}No network is sure.`;
-  return label + [...votes].map(([digits, names]) => `${digits}: ${names.join(", ")}.`).join(" ");
+  const sure = [...votes].sort(([, a], [, b]) => b.length - a.length).map(([text, names]) => `${text}: ${names.join(", ")}.`);
+  return [shown[0].label, ...(sure.length ? sure : ["No network is sure."])].filter(Boolean).join(" ");
 }
 
 /** Return a network's answer as a card with a bar for each of its digits. */
 function card(network, rows) {
   const row = rows[chosen], unsure = row && Math.max(...row) < network.threshold;
-  const reading = rows.map((each) => network.classes[likeliest(each)]).join(" ");
-  const title = element("h3", {}, `${network.name} ${network.recipe}`, element("b", {}, reading));
-  const note = unsure ? "not sure: perhaps none of its digits" : `knows ${network.classes[0]} to ${network.classes.at(-1)}`;
-  return element("article", { className: unsure ? "unsure" : "" }, title, element("p", {}, note),
+  const answer = element("b", {}, reading(network, rows)), name = `${network.name} ${network.recipe}`;
+  const unknown = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].filter((digit) => !network.classes.includes(digit)).join(", ");
+  const note = unsure ? "not sure: perhaps none of its digits" : `knows no ${unknown}`;
+  return element("article", { className: unsure ? "unsure" : "" }, element("h3", {}, name, answer), element("p", {}, note),
     ...network.classes.map((digit, k) => {
       const bar = element("i", { ariaHidden: "true" });
       bar.style.width = `${100 * (row?.[k] ?? 0)}%`;
@@ -176,26 +191,31 @@ function card(network, rows) {
 
 /** Replace what is on the paper by a picture from a file. */
 async function open(file) {
+  const number = ++opened, complain = (text) => (byId("status").textContent = `${text} The drawing is as before.`);
   byId("status").textContent = "Reading the picture …";
   let bitmap;
   try {
     bitmap = await createImageBitmap(file); // decodes beside this thread, and rotates by EXIF
   } catch {
-    return (byId("status").textContent = `${file.name || "This"} is no picture that this browser reads (JPEG or PNG work everywhere).`);
+    return complain(`${file.name || "This"} is no picture that this browser reads (JPEG or PNG work everywhere).`);
   }
-  const megapixels = (bitmap.width * bitmap.height) / 1e6;
-  if (megapixels > 100) {
-    return (byId("status").textContent = `${bitmap.width} x ${bitmap.height} pixels are more than 100 megapixels (reduce the picture).`);
-  }
-  const scale = Math.min(1, 1024 / Math.max(bitmap.width, bitmap.height));
-  picture = element("canvas", { width: Math.max(1, Math.round(bitmap.width * scale)), height: Math.max(1, Math.round(bitmap.height * scale)) });
-  const context = picture.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, picture.width, picture.height);
+  if (number !== opened) return; // another one was given since
+  const { width, height } = bitmap;
+  if (width * height > 1e8) return complain(`${width} x ${height} pixels are more than 100 megapixels (reduce the picture).`);
+  const scale = Math.min(1, 1024 / Math.max(width, height));
+  const canvas = element("canvas", { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, picture.width, picture.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
-  strokes.length = 0;
+  // Transparent pixels become white under dark ink and black under bright ink.
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  let [bright, weight] = [0, 1e-9];
+  for (let k = 0; k < data.length; k += 4) { bright += (data[k] + data[k + 1] + data[k + 2]) * data[k + 3]; weight += 3 * data[k + 3]; }
+  context.globalCompositeOperation = "destination-over";
+  context.fillStyle = bright / weight < 128 ? "#fff" : "#000";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  change([], canvas);
   read();
 }
 
@@ -206,30 +226,33 @@ async function listSamples() {
     const list = element("div");
     form.samples.forEach(({ digit, errors }, k) => {
       const sample = makeImage(form.width, form.height, Float32Array.from(bytes.subarray(k * size, (k + 1) * size), (value) => value / 255));
-      const label = `Test image: a ${digit}${errors ? `, taken for ${errors}` : ""}.`;
+      const label = `Test image of a ${digit}${errors ? `; in its evaluation ${errors}` : ""}.`;
       const choose = () => {
-        clear();
+        change([], null);
+        redraw();
         pen.imageSmoothingEnabled = false;
         pen.drawImage(imageCanvas(mapped(sample, (value) => 1 - value)), 60, 60, 280, 280);
         [shown, chosen] = [[{ sample, form, label }], 0];
         show();
       };
-      list.append(element("button", { ariaLabel: label, title: label, onclick: choose }, imageCanvas(sample)));
+      list.append(element("button", { className: errors && "error", ariaLabel: label, title: label, onclick: choose }, imageCanvas(sample)));
     });
     const missing = form.samples.length ? [] : [element("p", { className: "small" }, "These images were not at hand when the page was made.")];
     byId("samples").append(element("h3", {}, name), list, ...missing);
   }
 }
 
-function clear() {
-  strokes.length = 0;
-  picture = null;
-  read();
+/** Replace what is on the paper, so that it can be undone. */
+function change(newStrokes, newPicture) {
+  clearTimeout(waiting);
+  past.push({ strokes, picture });
+  [strokes, picture, stroke] = [newStrokes, newPicture, null];
 }
 
 function undo() {
-  if (strokes.length) strokes.pop();
-  else picture = null;
+  clearTimeout(waiting);
+  ({ strokes, picture } = past.pop() ?? { strokes: [], picture: null });
+  stroke = null;
   read();
 }
 
@@ -239,41 +262,47 @@ const place400 = (event) => {
 };
 
 function begin(point) {
-  strokes.push({ width: Number(byId("pen").value), points: [point] });
+  const begun = { width: Number(byId("pen").value), points: [point] };
+  change([...strokes, begun], picture);
+  stroke = begun;
   redraw();
 }
 
 function extend(point) {
-  strokes.at(-1).points.push(point);
+  stroke?.points.push(point);
   redraw();
 }
 
+function end() {
+  stroke = null;
+  readSoon();
+}
+
 paperCanvas.onpointerdown = (event) => {
-  if (event.button) return;
+  if (event.button || !event.isPrimary) return;
   paperCanvas.setPointerCapture(event.pointerId);
   begin(place400(event));
 };
 paperCanvas.onpointermove = (event) => {
   if (paperCanvas.hasPointerCapture(event.pointerId)) (event.getCoalescedEvents?.() ?? [event]).forEach((each) => extend(place400(each)));
 };
-paperCanvas.onlostpointercapture = read;
+paperCanvas.onlostpointercapture = end;
 paperCanvas.onkeydown = (event) => {
   const step = event.shiftKey ? 2 : 10;
   const move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
-  if (move) cursor = cursor.map((value, k) => clip(value + move[k], 0, 400));
-  else if (event.key === " ") penDown = !penDown;
-  else return;
+  if (!move && event.key !== " ") return;
   event.preventDefault();
-  if (event.key === " " && penDown) begin(cursor);
-  else if (penDown) extend(cursor);
-  else if (event.key === " ") return read();
-  else redraw();
+  if (move) {
+    cursor = cursor.map((value, k) => clip(value + move[k], 0, 400));
+    extend(cursor);
+  } else if (stroke) return end();
+  else begin(cursor);
   pen.lineWidth = 2;
   pen.strokeStyle = "#d55e00";
   pen.strokeRect(cursor[0] - 8, cursor[1] - 8, 16, 16);
 };
 byId("undo").onclick = undo;
-byId("clear").onclick = clear;
+byId("clear").onclick = () => { change([], null); read(); };
 byId("file").onchange = ({ target }) => { if (target.files[0]) open(target.files[0]); target.value = ""; };
 document.onkeydown = (event) => { if ((event.ctrlKey || event.metaKey) && event.key === "z") undo(); };
 document.onpaste = ({ clipboardData }) => { if (clipboardData.files[0]) open(clipboardData.files[0]); };
@@ -281,5 +310,7 @@ document.ondragover = (event) => event.preventDefault();
 document.ondrop = (event) => { event.preventDefault(); if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]); };
 
 redraw();
+if (DATA.missing.length) byId("left-out").textContent = `Left out for their size: ${DATA.missing.join(", ")}.`;
 Promise.all(DATA.networks.map(async (network) => { network.layers = await unpack(network); }))
-  .then(() => { read(); return listSamples(); });
+  .then(() => { ready = true; read(); return listSamples(); })
+  .catch(() => { byId("status").textContent = "This browser is too old for this page: it lacks DecompressionStream."; });

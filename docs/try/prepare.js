@@ -2,8 +2,8 @@
 // What utils/handwriting.py does to a picture, with the same names and numbers. An image is
 // {width, height, data: Float32Array of gray values in [0, 1], row after row}.
 
-const WORKING_SIZE = 512, CONTRAST = 0.04, NOISE = 6, LARGEST = 0.7, SPECK = 0.05, GAP = 0.25;
-const OVERLAP = 0.1, WIDEST = 2.1, STROKE = 2.2, FINE = 10;
+const WORKING_SIZE = 512, NARROW = 128, CONTRAST = 0.04, NOISE = 6, LARGEST = 0.7, SPECK = 0.05, GAP = 0.25;
+const OVERLAP = 0.1, LEAST = 0.3, WIDEST = 2.1, NARROWEST = 1.05, NECK = 0.7, HIGH = 0.92, STROKE = 2.2, FINE = 10;
 
 const makeImage = (width, height, data = new Float32Array(width * height)) => ({ width, height, data });
 const mapped = (image, change) => makeImage(image.width, image.height, image.data.map(change));
@@ -73,16 +73,17 @@ function resample(image, width, height, filter) {
   });
 }
 
-/** Reduce an image so that its longer side is WORKING_SIZE at most. */
+/** Reduce an image to WORKING_SIZE, unless its shorter side would be below NARROW. */
 function thumbnail(image) {
-  const { width, height } = image, aspect = width / height;
-  if (Math.max(width, height) <= WORKING_SIZE) return image;
+  const { width, height } = image, aspect = width / height, longer = Math.max(width, height);
+  const most = Math.max(WORKING_SIZE, Math.min(longer, Math.floor((NARROW * longer) / Math.min(width, height))));
+  if (longer <= most) return image;
   const nearest = (value, difference) =>
     Math.max(1, [Math.floor(value), Math.ceil(value)].reduce((a, b) => (difference(b) < difference(a) ? b : a)));
   const size =
     aspect >= 1
-      ? [WORKING_SIZE, nearest(WORKING_SIZE / aspect, (n) => Math.abs(aspect - WORKING_SIZE / n))]
-      : [nearest(WORKING_SIZE * aspect, (n) => Math.abs(aspect - n / WORKING_SIZE)), WORKING_SIZE];
+      ? [most, nearest(most / aspect, (n) => Math.abs(aspect - most / n))]
+      : [nearest(most * aspect, (n) => Math.abs(aspect - n / most)), most];
   return resample(image, ...size, "box");
 }
 
@@ -204,7 +205,7 @@ function darker(gray) {
 /** Return the share of ink in [0, 1] of each pixel. */
 function findInk(picture) {
   const small = thumbnail(picture);
-  const gray = gaussian(small, Math.max(small.width, small.height) / WORKING_SIZE);
+  const gray = gaussian(small, Math.min(1, Math.max(small.width, small.height) / WORKING_SIZE));
   const energy = (image) => image.data.reduce((sum, value) => sum + value * value, 0);
   const [dark, bright] = [darker(gray), darker(mapped(gray, (value) => 1 - value))];
   const ink = energy(bright) > energy(dark) ? bright : dark, most = greatest(ink.data);
@@ -289,12 +290,26 @@ function findDigits(boxes) {
   let row = groups.every((a) => groups.every((b) => a === b || a.every((p) => b.every((q) => level(p, q)))));
   for (const box of boxes.filter((each) => !large.includes(each))) {
     const nearest = large.reduce((a, b) => (gap(box, b) < gap(box, a) ? b : a));
-    row &&= near(box, nearest);
+    row &&= near(box, nearest) && !(beside(box, nearest) && length(box) >= LEAST * most);
     groups.find((group) => group.includes(nearest)).push(box);
   }
-  if (!row) throw new Error("several objects that are no row of digits (give one row)");
+  if (!row) throw new Error("several objects that are no row of digits (crop lines, dots and others away)");
   const found = groups.map((group) => [bounds(group), group.map((box) => boxes.indexOf(box) + 1)]);
   return found.sort(([a], [b]) => a.left - b.left);
+}
+
+/** Whether two digits seem to touch: two high parts that a single stroke connects. */
+function touch({ width, height, data }) {
+  if (width < NARROWEST * height) return false;
+  const strong = (x, y) => y >= 0 && data[y * width + x] > 0.5;
+  const spans = Array.from({ length: width }, (_, x) => {
+    const rows = Array.from({ length: height }, (_, y) => y).filter((y) => strong(x, y));
+    return { top: rows[0] ?? height, bottom: rows.at(-1) ?? -1, size: rows.length, strokes: rows.filter((y) => !strong(x, y - 1)).length };
+  });
+  const high = (part) => Math.max(...part.map((each) => each.bottom)) - Math.min(...part.map((each) => each.top)) + 1 >= HIGH * height;
+  const quarter = Math.floor(width / 4);
+  return spans.some(({ size, strokes }, x) => x >= quarter && x < width - quarter && strokes === 1 && size <= NECK * height
+    && high(spans.slice(0, x)) && high(spans.slice(x)));
 }
 
 const bounds = (boxes) => ({
@@ -377,11 +392,13 @@ function readDigits(picture) {
   const zoom = Math.max(closer.width, closer.height) / Math.max(ink.width, ink.height);
   const { labels, boxes } = label(mapped(ink, (value) => (value > 0.5 ? 1 : 0)));
   return findDigits(boxes).map(([own, numbers]) => {
-    const ratio = (own.right - own.left) / (own.bottom - own.top);
-    if (ratio > WIDEST) throw new Error(`${ratio.toFixed(1)} times as wide as high: no digit (leave space between digits)`);
-    const alone = makeImage(ink.width, ink.height, ink.data.map((value, k) => (!labels[k] || numbers.includes(labels[k]) ? value : 0)));
+    const whole = makeImage(ink.width, ink.height, ink.data.map((value, k) => (!labels[k] || numbers.includes(labels[k]) ? value : 0)));
+    const alone = crop(whole, own), ratio = alone.width / alone.height;
+    if (ratio > WIDEST || touch(alone)) {
+      throw new Error(`${ratio.toFixed(1)} times as wide as high: digits that touch, or none (leave space between them)`);
+    }
     return {
-      ink: crop(alone, own),
+      ink: alone,
       box: {
         left: (near.left + zoom * own.left) / picture.width, right: (near.left + zoom * own.right) / picture.width,
         top: (near.top + zoom * own.top) / picture.height, bottom: (near.top + zoom * own.bottom) / picture.height,

@@ -151,6 +151,7 @@ class MLflow:
 
     def finish(self, confusion: np.ndarray | None = None) -> None:
         """Have the rest logged, and wait for it."""
+        print("mlflow      waiting until all is logged", flush=True)
         try:
             self.process.communicate(timeout=FINISH_SECONDS)
         except subprocess.TimeoutExpired:

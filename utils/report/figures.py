@@ -149,7 +149,7 @@ def save_predictions(
         panel[top : top + height, left : left + width] = np.asarray(image)
         pixels = Image.fromarray(seen).resize((side, side), Image.Resampling.NEAREST)
         panel[:, side + gap :] = np.asarray(pixels)
-    title = "in the picture, what the network sees, and its most probable digits"
+    title = "each digit in its picture, as the network sees it, and its most probable values"
     save_mosaic(path, title, panels, captions, columns=3, beside=True)
 
 
