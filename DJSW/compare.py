@@ -38,7 +38,7 @@ from utils.cli import Parser, fold, output_flags, positive_int, run_command, see
 from utils.distributed.environment import cores, require_single_process
 from utils.errors import MissingData, UsageError
 from utils.records import files
-from utils.records.evaluation import Evaluation, read_evaluation
+from utils.records.evaluation import Evaluation, class_names, read_evaluation
 from utils.records.files import ROOT, sha256_of
 from utils.records.h5 import array_hashes, read_h5
 from utils.records.provenance import code_provenance, flat, write_json
@@ -208,11 +208,13 @@ def save_hard_images(path: Path, test_set: TestSet) -> str:
         return f"{text}."
     known = LABEL_ERRORS.get(str(test_set.dataset["name"]), set())
     labels, predicted = test_set.labels, np.stack([run.predicted for run in entry.runs])
+    record = entry.runs[0].record
+    names = dict(zip(record["classes"], class_names(record), strict=True))
     captions = []
     for row in wrong:
         others = dict.fromkeys(predicted[:, row].tolist())
         note = "\nlabel doubtful" if row in known else ""
-        captions.append(f"{labels[row]} → {', '.join(map(str, others))}{note}")
+        captions.append(f"{names[labels[row]]} → {', '.join(names[each] for each in others)}{note}")
     from utils.report.figures import GALLERY, save_mosaic
 
     if len(wrong) > GALLERY:

@@ -38,6 +38,7 @@ from utils.records.evaluation import (
     EvaluationRecord,
     Results,
     TrainingRecord,
+    class_names,
     predictions_csv,
     probabilities_csv,
     with_digest,
@@ -116,8 +117,9 @@ def evaluate_model(args: Any, *, report: bool = True) -> EvaluationResult:
         if collectives.rank() == 0:
             session = provenance(device, devices)
             authors = job.data.writers, job.data.series
-            digits = job.metadata["classes"]
-            results = measure(log_probabilities, classes.cpu().numpy(), digits, *authors)
+            digits, names = job.metadata["classes"], job.metadata.get("class_names")
+            columns = classes.cpu().numpy()
+            results = measure(log_probabilities, columns, digits, *authors, names)
             session |= resource_usage(time.perf_counter() - started, session)
             record = _save(job, results, session, log_probabilities, report=report)
             if report:
@@ -181,8 +183,10 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
             "images_sha256": data.sha256["images_sha256"],
             "labels_sha256": data.sha256["labels_sha256"],
         },
-        "classes": list(DATASETS[dataset].digits),
+        "classes": list(DATASETS[dataset].labels),
     }
+    if names := DATASETS[dataset].names:
+        metadata["class_names"] = names
     if len(checkpoints) > 1:
         members = metadata["members"] = [*map(_source, checkpoints)]
         hashes = "".join(each["sha256"] for each in members).encode()
@@ -243,15 +247,18 @@ def _save_figures(
 
     figures.save_confusion(job.path("confusion.png"), record)
     figures.save_reliability(job.path("reliability.png"), record)
-    predicted = np.array(record["classes"])[log_probabilities.argmax(1)]
-    confidence = np.exp(log_probabilities.max(1))
-    errors = np.flatnonzero(predicted != job.data.labels)
+    names, predicted = class_names(record), log_probabilities.argmax(1)
+    true, confidence = job.data.classes, np.exp(log_probabilities.max(1))
+    errors = np.flatnonzero(predicted != true)
     shown = errors[np.argsort(-confidence[errors], kind="stable")][: figures.GALLERY]
+    arrow = " →\n" if "class_names" in record else " → "
     captions = [
-        f"{job.data.labels[row]} → {predicted[row]}\n{percent(confidence[row])}" for row in shown
+        f"{names[true[row]]}{arrow}{names[predicted[row]]}\n{percent(confidence[row])}"
+        for row in shown
     ]
     if captions:
-        title = f"the most confident {len(shown)} of {len(errors)} errors: true → predicted digit"
+        title = f"the most confident {len(shown)} of {len(errors)} errors: true → predicted"
+        title += "" if "class_names" in record else " digit"
         path, images = job.path("errors.png"), job.data.images[shown]
         figures.save_mosaic(path, title, images, captions, columns=8)
 

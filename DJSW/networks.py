@@ -123,7 +123,13 @@ def _sizes(username: str, dataset: str) -> dict[str, int]:
     """Return the arguments that the dataset decides."""
     person, entry = PEOPLE[username], DATASETS[dataset]
     height, width = entry.image_size
-    sizes = {person.input_argument: height * width, person.output_argument: len(entry.digits)}
+    sizes = {
+        person.input_argument: height * width * entry.channels,
+        person.output_argument: len(entry.classes),
+        person.channels_argument: entry.channels,
+        person.height_argument: height,
+        person.width_argument: width,
+    }
     return {name: size for name, size in sizes.items() if name is not None}
 
 
@@ -136,8 +142,9 @@ def try_model(model: nn.Module, username: str, dataset: str, images: int, *, tra
         finite logits (images, classes).
     """
     entry, name = DATASETS[dataset], type(model).__name__
-    batch = torch.rand(images, 1, *entry.image_size, generator=torch.Generator().manual_seed(0))
-    given, expected = batch.clone(), (images, len(entry.digits))
+    size = (images, entry.channels, *entry.image_size)
+    batch = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    given, expected = batch.clone(), (images, len(entry.classes))
     what = f"{name} fails on images {tuple(batch.shape)} of {dataset}"
     if any(isinstance(each, UninitializedParameter) for each in model.parameters()):
         raise UsageError(f"{name} has lazy layers, whose sizes are unknown; give the sizes")
@@ -269,9 +276,11 @@ def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> None:
             f"{PEOPLE[username].model_name}; give --username "
             f"{' or '.join(owners) or 'of the person who runs it'}"
         )
-    classes, digits = checkpoint.metadata["classes"], list(DATASETS[dataset].digits)
-    if classes != digits:
+    entry, metadata = DATASETS[dataset], checkpoint.metadata
+    own, other = (metadata["classes"], metadata.get("class_names")), ([*entry.labels], entry.names)
+    if own != other:
+        of_digits = "" if own[1] else "the digits "
         raise UsageError(
-            f"{checkpoint.path} distinguishes the digits {shown(classes)}, {dataset} holds "
-            f"{digits}; give --dataset {shown(checkpoint.metadata['dataset']['name'])}"
+            f"{checkpoint.path} distinguishes {of_digits}{shown(own[1] or own[0])}, {dataset} "
+            f"holds {other[1] or other[0]}; give --dataset {shown(metadata['dataset']['name'])}"
         )

@@ -25,8 +25,10 @@ class Person:
 
     :ivar model: ``"module:Class"`` of the network.
     :ivar dataset: a key of :data:`DATASETS`.
-    :ivar input_argument: the constructor's argument for the number of pixels of an image, if any.
+    :ivar input_argument: the constructor's argument for the number of values of an image, if any.
     :ivar output_argument: its argument for the number of classes, if any.
+    :ivar channels_argument: for the channels of an image, 1 or 3, if any; likewise
+        ``height_argument`` and ``width_argument``, in pixels.
     :ivar arguments: other arguments of the constructor; ``--set`` changes them for a run.
     """
 
@@ -34,6 +36,9 @@ class Person:
     dataset: str
     input_argument: str | None = None
     output_argument: str | None = None
+    channels_argument: str | None = None
+    height_argument: str | None = None
+    width_argument: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -43,28 +48,66 @@ class Person:
 
 
 @dataclass(frozen=True)
-class DigitDataset:
-    """Some digits of one source, in one file for each split.
+class ImageDataset:
+    """Images of some classes of one source, in one file for each split.
 
-    :ivar source: ``"mnist"`` or ``"usps"``, as the file states it.
-    :ivar digits: the digits in it; ``digits[k]`` is class ``k``.
-    :ivar image_size: height and width of the images, in pixels.
-    :ivar digit_size: the longer side of the digit in them, in pixels.
-    :ivar centered: what of the digit is in the middle: its center of ``"mass"`` or its ``"box"``.
+    :ivar source: such as ``"mnist"``, as the file states it.
+    :ivar classes: from label, 0 to 255, to name; the k-th is class ``k`` of the logits.
+    :ivar image_shape: (H, W) of gray images, (H, W, 3) of images in color.
     :ivar train_file: name of the training file in ``data/processed/``.
     :ivar test_file: name of the test file there.
     :ivar create: ``"module:function"`` that makes a file
         (``create(output_path, train=…, labels_to_keep=…)``).
+    :ivar digit_size: of digits: the longer side of the digit, in pixels; 0 of others.
+    :ivar centered: what of the digit is in the middle: its center of ``"mass"`` or its ``"box"``.
     """
 
     source: str
-    digits: tuple[int, ...]
-    image_size: tuple[int, int]
-    digit_size: int
-    centered: str
+    classes: Mapping[int, str]
+    image_shape: tuple[int, ...]
     train_file: str
     test_file: str
     create: str
+    digit_size: int = 0
+    centered: str = "mass"
+
+    def __post_init__(self) -> None:
+        """Refuse shapes and labels that no file has."""
+        if len(self.image_shape) < 2 or self.image_shape[2:] not in ((), (3,)):
+            raise ValueError(f"image_shape {self.image_shape}, expected (H, W) or (H, W, 3)")
+        if not all(isinstance(each, int) and 0 <= each <= 255 for each in self.classes):
+            raise ValueError(f"classes {[*self.classes]}, expected labels from 0 to 255")
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The labels, in the order of the logits."""
+        return tuple(self.classes)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        height, width = self.image_shape[:2]
+        return height, width
+
+    @property
+    def channels(self) -> int:
+        """1 of gray images, 3 of images in color."""
+        return 3 if len(self.image_shape) == 3 else 1
+
+    @property
+    def names(self) -> list[str] | None:
+        """The names, in the order of the logits; ``None`` of digits, which are their own."""
+        own = [*self.classes.values()]
+        return None if own == [*map(str, self.classes)] else own
+
+
+def digits(*labels: int) -> dict[int, str]:
+    """Return digits as classes.
+
+    >>> digits(4, 5)
+    {4: '4', 5: '5'}
+    """
+    return {label: str(label) for label in labels}
 
 
 #: As arguments, since Python refuses a name that is given twice.
@@ -100,35 +143,33 @@ CREATE_MNIST = "datasetprep.create_mnist_dataset:create_mnist_h5"
 CREATE_USPS = "datasetprep.create_usps_dataset:create_usps_h5"
 
 DATASETS = {
-    "mnist_4_9": DigitDataset(
+    "mnist_4_9": ImageDataset(
         source="mnist",
-        digits=(4, 5, 6, 7, 8, 9),
-        image_size=(28, 28),
-        digit_size=20,
-        centered="mass",
+        classes=digits(4, 5, 6, 7, 8, 9),
+        image_shape=(28, 28),
         train_file="mnist_4_9.h5",
         test_file="mnist_test_4_9.h5",
         create=CREATE_MNIST,
+        digit_size=20,
     ),
-    "usps_0_6": DigitDataset(
+    "usps_0_6": ImageDataset(
         source="usps",
-        digits=(0, 1, 2, 3, 4, 5, 6),
-        image_size=(16, 16),
-        digit_size=16,
-        centered="box",
+        classes=digits(0, 1, 2, 3, 4, 5, 6),
+        image_shape=(16, 16),
         train_file="usps_0_6.h5",
         test_file="usps_test_0_6.h5",
         create=CREATE_USPS,
+        digit_size=16,
+        centered="box",
     ),
-    "mnist_0_3": DigitDataset(
+    "mnist_0_3": ImageDataset(
         source="mnist",
-        digits=(0, 1, 2, 3),
-        image_size=(28, 28),
-        digit_size=20,
-        centered="mass",
+        classes=digits(0, 1, 2, 3),
+        image_shape=(28, 28),
         train_file="mnist_0_3.h5",
         test_file="mnist_test_0_3.h5",
         create=CREATE_MNIST,
+        digit_size=20,
     ),
 }
 
@@ -171,15 +212,15 @@ def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
     if not path.exists():
         print(f"{path} does not exist yet: creating it", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        import_object(entry.create)(path, train=train, labels_to_keep=entry.digits)
-    data = MnistH5Dataset(path, target_transform=DigitClasses(entry.digits))
+        import_object(entry.create)(path, train=train, labels_to_keep=entry.labels)
+    data = MnistH5Dataset(path, target_transform=DigitClasses(entry.labels))
     _check_content(data, entry, train=train)
     if data.source is None:
         print(f"note        {path} does not say where its digits are from: their origin is unknown")
     return data
 
 
-def _check_content(data: MnistH5Dataset, entry: DigitDataset, *, train: bool) -> None:
+def _check_content(data: MnistH5Dataset, entry: ImageDataset, *, train: bool) -> None:
     """Compare a file with the entry of the table, and with what it says about itself.
 
     :raises RunError: they differ.
@@ -187,13 +228,13 @@ def _check_content(data: MnistH5Dataset, entry: DigitDataset, *, train: bool) ->
     import numpy as np
 
     remedy = "(delete it to create it again)"
-    size = data.images.shape[1:]
-    if size != entry.image_size:
-        raise RunError(f"{data.h5_path}: images {size}, expected {entry.image_size} {remedy}")
-    unexpected_labels = sorted(set(np.unique(data.labels).tolist()) - set(entry.digits))
+    shape = data.images.shape[1:]
+    if shape != entry.image_shape:
+        raise RunError(f"{data.h5_path}: images {shape}, expected {entry.image_shape} {remedy}")
+    unexpected_labels = sorted(set(np.unique(data.labels).tolist()) - set(entry.labels))
     if unexpected_labels:
         raise RunError(
-            f"{data.h5_path}: labels {unexpected_labels}, expected {list(entry.digits)} {remedy}"
+            f"{data.h5_path}: labels {unexpected_labels}, expected {list(entry.labels)} {remedy}"
         )
     split = "train" if train else "test"
-    data.check_attributes(dataset=entry.source, split=split, kept_labels=list(entry.digits))
+    data.check_attributes(dataset=entry.source, split=split, kept_labels=list(entry.labels))

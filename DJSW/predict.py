@@ -100,11 +100,18 @@ def command(args: argparse.Namespace) -> None:
         models[path], _ = build_model(username, dataset, checkpoint)
         try_model(models[path], username, dataset, 2, train=False)
     assert dataset is not None, "argparse takes one file or more"
-    classes = DATASETS[dataset].digits
-    known = f"{', '.join(map(str, classes[:-1]))} and {classes[-1]}"
+    entry = DATASETS[dataset]
+    if entry.channels != 1 or not (args.raw or entry.digit_size):
+        raise UsageError(
+            f"--load_checkpoint {weights[0]} is of {dataset}: pictures are converted to gray "
+            "digits only (give gray images in the dataset's form, and --raw)"
+        )
+    classes = [*entry.classes.values()]
+    known = f"{', '.join(classes[:-1])} and {classes[-1]}"
     print(f"network     {describe_all([*models.values()])}")
     print(*(f"weights     {path}" for path in weights), sep="\n")
-    print(f"digits      {known}; a picture of anything else is taken for one of these", flush=True)
+    word = "classes    " if entry.names else "digits     "
+    print(f"{word} {known}; a picture of anything else is taken for one of these", flush=True)
     if args.check:
         print("checked     this prediction would run")
         return
@@ -198,7 +205,7 @@ def save(
     table: Path,
     digits: Sequence[Digit],
     probabilities: np.ndarray,
-    classes: Sequence[int],
+    classes: Sequence[str],
     unsure: float,
 ) -> None:
     """Draw the sheets, write the table, and print the predictions, with unsure ones marked.
@@ -222,7 +229,7 @@ def save(
         captions.append("\n".join([short, note.partition(":")[0], *texts]))
         place = (str(digit.number), *(f"{share:.4f}" for share in digit.box))
         name = escaped(str(digit.path))
-        rows.append([name, *place, str(best[0][0]), *(f"{p:.6g}" for p in row)])
+        rows.append([name, *place, best[0][0], *(f"{p:.6g}" for p in row)])
     stem, sheets = table.name.removesuffix("predicted.csv"), []
     for start in range(0, len(digits), SHEET):
         number = f"_{start // SHEET + 1}" if len(digits) > SHEET else ""
@@ -239,7 +246,7 @@ def save(
     for path, values in pictures.items():
         if len(values) > 1:
             print(f"row         {escaped(path.name)}: {' '.join(values)}")
-    counts = Counter(str(classes[k]) for k in probabilities.argmax(1))
+    counts = Counter(classes[k] for k in probabilities.argmax(1))
     text = ", ".join(f"{count} x {digit}" for digit, count in sorted(counts.items()))
     print(f"predicted   {text}; {sum(bool(line[-1]) for line in lines)} of {len(lines)} not sure")
     print(f"table       {table}", *(f"seen        {sheet}" for sheet in sheets), sep="\n")

@@ -193,8 +193,9 @@ def model_card(found: Sequence[Result]) -> str:
     others = (name for name in DATASETS if name != person.dataset)
     parts = [
         f"# {model['name']}: {username}'s network",
-        f"{model['layers']}, {model['parameters']:,} parameters. It classifies the digits "
-        f"{', '.join(map(str, entry.digits))} of {entry.source.upper()}, in images of "
+        f"{model['layers']}, {model['parameters']:,} parameters. It classifies "
+        f"{'' if entry.names else 'the digits '}{', '.join(entry.classes.values())} of "
+        f"{entry.source.upper()}, in images of "
         f"{entry.image_size[1]} x {entry.image_size[0]} pixels, and takes any other image for one "
         "of these.",
         *(part for result in found for part in _recipe_section(result)),

@@ -22,7 +22,6 @@ from utils.cli import Parser, output_flags, run_command
 from utils.distributed.environment import require_single_process
 from utils.errors import MissingData, UsageError
 from utils.records import files
-from utils.records.files import ROOT
 from utils.records.provenance import code_provenance, write_json
 from utils.report.robustness_page import MOST, SHARES, UNSURE, robustness_csv, robustness_page
 from utils.statistics.intervals import Clusters, accuracy_interval, percentile_interval
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Where torchvision's FashionMNIST is looked for.
-FASHION = ROOT / "data" / "raw" / "fashion"
 #: Log probabilities (N, C) of images (N, 1, H, W).
 Predict = Callable[["Tensor"], np.ndarray]
 
@@ -159,7 +157,7 @@ def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
             found["networks"][name]["accuracy"][kind] = [_accuracy(correct, clusters), *levels]
     for other, shared, refitted, digits, groups in other_sources(dataset):
         if shared:
-            numbers = np.array([DATASETS[dataset].digits.index(digit) for digit in digits])
+            numbers = np.array([DATASETS[dataset].labels.index(digit) for digit in digits])
             for name, predict in networks.items():
                 correct = predict(refitted).argmax(1) == numbers
                 own = found["networks"][name]
@@ -188,7 +186,7 @@ def other_sources(
     """Yield the name, whether the network knows the digits, images, digits and clusters.
 
     These are the test images of the other datasets, the digits that it knows (of another source)
-    and those that it does not; Fashion-MNIST, where it is there; and noise.
+    and those that it does not; and noise.
     """
     import torch
 
@@ -199,39 +197,32 @@ def other_sources(
     def prepared(images: np.ndarray, *, same: bool) -> "Tensor":
         scaled = images / np.float32(255)
         fitted = scaled if same else np.stack([refit(image, entry) for image in scaled])
-        return torch.from_numpy(fitted).unsqueeze(1)
+        tensor = torch.from_numpy(fitted)
+        return tensor.movedim(-1, 1) if entry.channels == 3 else tensor.unsqueeze(1)
 
     for name, other in DATASETS.items():
-        if name == dataset:
+        same = other.image_shape == entry.image_shape
+        if name == dataset or not (same or (entry.digit_size and other.channels == entry.channels)):
             continue
         try:
             data = open_split(name, train=False)
         except MissingData as error:
             print(f"left out    {name}: {error}", flush=True)
             continue
-        known, same = np.isin(data.labels, entry.digits), other.source == entry.source
+        own = [label for label, text in other.classes.items() if entry.classes.get(label) == text]
+        known = np.isin(data.labels, own)
         for shared in (True, False):
             rows = np.flatnonzero(known == shared)
-            if len(rows) and not (shared and same):
+            if len(rows) and not (shared and other.source == entry.source):
                 digits = data.labels[rows]
-                text = ", ".join(map(str, np.unique(digits).tolist()))
+                text = ", ".join(other.classes[label] for label in np.unique(digits).tolist())
                 writers = None if data.writers is None else data.writers[rows]
                 images = prepared(data.images[rows], same=same)
                 label = f"{text} of {name}"
                 yield label, shared, images, digits, Clusters.of(writers, len(rows))
-    from torchvision.datasets import FashionMNIST
-
-    if FASHION.exists():
-        clothes = FashionMNIST(FASHION, train=False).data.numpy()
-        images = prepared(clothes, same=entry.image_size == clothes.shape[1:])
-        yield (
-            "Fashion-MNIST",
-            False,
-            images,
-            np.empty(0),
-            Clusters("images", np.arange(len(images))),
-        )
-    noise = torch.rand(2000, 1, *entry.image_size, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(
+        2000, entry.channels, *entry.image_size, generator=torch.Generator().manual_seed(0)
+    )
     yield "noise", False, noise, np.empty(0), Clusters("images", np.arange(2000))
 
 

@@ -168,7 +168,8 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
             **data.sha256,
             **(data.authors_sha256 if (settings.fold or "").endswith("/writers") else {}),
         },
-        "classes": list(DATASETS[dataset].digits),
+        "classes": list(DATASETS[dataset].labels),
+        **({"class_names": DATASETS[dataset].names} if DATASETS[dataset].names else {}),
         "settings": asdict(settings),
         "starting_weights": start.source() if start else None,
     }

@@ -1,8 +1,9 @@
 """HDF5 file of one split: written from raw digits, verified against its own attributes.
 
-A file holds ``images`` uint8 (N, H, W) and ``labels`` uint8 (N,), the original digits, in the order
-of the raw files, in the form of :mod:`utils.records.h5`; where it is known, also who wrote each,
-``writers`` uint16 (N,) and ``series`` uint8 (N,). The same digits give the same bytes.
+A file holds ``images`` uint8 (N, H, W) or in color (N, H, W, 3), and ``labels`` uint8 (N,), the
+original ones, in the order of the raw files, in the form of :mod:`utils.records.h5`; where it is
+known, also who wrote each, ``writers`` uint16 (N,) and ``series`` uint8 (N,). The same images give
+the same bytes.
 """
 
 import json
@@ -21,7 +22,7 @@ from utils.records.h5 import ATTRIBUTES, array_hashes, h5_bytes, read_h5
 
 
 class RawSplit(NamedTuple):
-    """All digits of one split: images uint8 (N, H, W), labels (N,), and their provenance.
+    """All images of one split, uint8 (N, H, W) or (N, H, W, 3), labels (N,), and provenance.
 
     ``authors`` holds ``writers`` and ``series`` (N,), or nothing where they are unknown.
     """
@@ -67,8 +68,9 @@ def create_h5(
         except RunError as error:
             print(f"replacing {error}", flush=True)
     raw = read_raw()
-    if raw.images.ndim != 3:
-        raise RunError(f"{raw.source}: images {raw.images.shape}, expected gray ones (N, H, W)")
+    if not (raw.images.ndim == 3 or raw.images.shape[3:] == (3,)):
+        shapes = "(N, H, W) or in color (N, H, W, 3)"
+        raise RunError(f"{raw.source}: images {raw.images.shape}, expected {shapes}")
     kept = np.isin(raw.labels, keep)
     arrays = {"images": raw.images, "labels": raw.labels.astype(np.uint8), **raw.authors}
     arrays = {name: array[kept] for name, array in arrays.items()}

@@ -244,8 +244,8 @@ def save_digits() -> None:
     images, captions = [], []
     for name, entry in DATASETS.items():
         data = open_split(name, train=True)
-        captions += [name] * len(entry.digits)
-        for digit in entry.digits:  # at 112 pixels, 4 times 28 and 7 times 16
+        captions += [name] * len(entry.labels)
+        for digit in entry.labels:  # at 112 pixels, 4 times 28 and 7 times 16
             image = data.images[data.labels == digit][0]
             images.append(np.kron(image, np.ones([112 // len(image)] * 2, np.uint8)))
     title = "the first image of each digit in the training files"

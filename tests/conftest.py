@@ -83,10 +83,10 @@ def write_datasets(processed: Path, writers: int = 0) -> None:
     for number, entry in enumerate(pipelines.DATASETS.values()):
         for name, count, split in ((entry.train_file, 120, 1), (entry.test_file, 43, 2)):
             seed = 2 * number + split  # no two files hold the same images
-            images, labels = digit_images(entry.digits, entry.image_size, count, seed)
+            images, labels = digit_images(entry.labels, entry.image_shape, count, seed)
             attributes = {
                 **{"schema_version": 2, "dataset": entry.source, "source": "the tests"},
-                **{"split": "train" if split == 1 else "test", "kept_labels": list(entry.digits)},
+                **{"split": "train" if split == 1 else "test", "kept_labels": list(entry.labels)},
                 **{"raw_sha256": "{}", "tool": "tests", "tool_version": "1"},
             }
             arrays = {"images": images, "labels": labels}

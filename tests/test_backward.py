@@ -21,7 +21,7 @@ def test_gradients_equal_float64_autograd(username, batch):
     dataset = pipelines.DATASETS[PEOPLE[username].dataset]
     model, _ = build_model(username, PEOPLE[username].dataset)
     images = torch.rand(batch, 1, *dataset.image_size)
-    classes = torch.randint(len(dataset.digits), (batch,))
+    classes = torch.randint(len(dataset.labels), (batch,))
     Adam(model, lr=0.1)
     double, _ = build_model(username, PEOPLE[username].dataset)
     double.double().load_state_dict(model.state_dict())
@@ -65,7 +65,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(username, own, monkeypa
     adam, gradients = Adam(model, lr=0.1), gradients_of(model)
     for count in (64, 5):
         images = torch.rand(count, 1, *entry.image_size)
-        classes = torch.randint(len(entry.digits), (count,))
+        classes = torch.randint(len(entry.labels), (count,))
         loss, total = 0.0, torch.zeros_like(adam.gradients)
         for part, labels in zip(images.tensor_split(8), classes.tensor_split(8), strict=True):
             loss += gradients(part, labels, count).item()

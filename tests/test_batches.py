@@ -28,7 +28,7 @@ def test_batches_are_rows_of_the_file_scaled_as_numpy_does(processed):
     images = torch.cat([images for images, *_ in found])
     assert images.shape == (35, 1, 16, 16)
     assert np.array_equal(images[:, 0], scaled[rows[order]])
-    expected = [DATASETS["usps_0_6"].digits.index(k) for k in file.labels[rows[order]]]
+    expected = [DATASETS["usps_0_6"].labels.index(k) for k in file.labels[rows[order]]]
     assert torch.cat([classes for _, classes, _ in found]).tolist() == expected
     assert list(batches(load_rows(data, CPU, rows), order[:0], 8)) == []
 

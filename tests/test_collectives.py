@@ -177,7 +177,7 @@ def test_loss_that_is_not_finite_is_reported_once(project):
 
 def larger_data(project):
     """Write data for an epoch of about a second: 200 steps, with four messages each."""
-    images, labels = digit_images(DATASETS["usps_0_6"].digits, (16, 16), 20_000)
+    images, labels = digit_images(DATASETS["usps_0_6"].labels, (16, 16), 20_000)
     write_h5(project / "data" / "processed" / DATASETS["usps_0_6"].train_file, images, labels)
 
 

@@ -225,7 +225,7 @@ def test_other_test_sets_are_not_ranked_together(call, processed):
     a = untrained(call, "a", 0)
     entry = DATASETS["mnist_4_9"]
     (processed / entry.test_file).unlink()
-    write_h5(processed / entry.test_file, *digit_images(entry.digits, (28, 28), 43, seed=9))
+    write_h5(processed / entry.test_file, *digit_images(entry.labels, (28, 28), 43, seed=9))
     b = untrained(call, "b", 0)
     page, table, record = compared(call, a, b)
     assert [(row["name"], row["rank"]) for row in table] == [("a", "1"), ("b", "1")]
@@ -426,7 +426,7 @@ def test_runs_are_ranked_by_validation_without_the_test_set(call, processed):
     status, _, err = call(compare.main, *arguments)
     assert status == 2 and "'v' was compared before" in err
     for entry in DATASETS.values():  # other images: of how many is not known
-        write_h5(processed / entry.train_file, *digit_images(entry.digits, entry.image_size, 90, 7))
+        write_h5(processed / entry.train_file, *digit_images(entry.labels, entry.image_size, 90, 7))
     status, out, _ = call(compare.main, *arguments[:-1], "--exp_name=w")
     assert status == 0 and "mnist_0_3 (unknown validation images" in out
     for given, sentence in (

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -30,11 +31,13 @@ def test_same_digits_give_same_bytes_and_are_written_once(raw_mnist, tmp_path):
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == before
 
 
-def test_color_images_are_refused(tmp_path):
-    """The dataset could not read them."""
-    color = h5_files.RawSplit(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.uint8), "mine", {})
-    with pytest.raises(RunError, match=r"mine: images \(2, 8, 8, 3\), expected gray ones"):
-        h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, lambda: color)
+def test_images_of_other_shapes_are_refused(tmp_path):
+    """The dataset could not read them; it reads three channels."""
+    for shape in ((2, 8), (2, 8, 8, 2), (2, 8, 8, 3, 1)):
+        images, labels = np.zeros(shape, np.uint8), np.zeros(2, np.uint8)
+        read = partial(h5_files.RawSplit, images, labels, "mine", {})
+        with pytest.raises(RunError, match=r"or in color \(N, H, W, 3\)"):
+            h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, read)
     assert not list(tmp_path.iterdir())
 
 

@@ -195,12 +195,12 @@ def test_rendered_digits_are_recognized(username):
     for condition in ("black on white", "white, noise, corner", "in shadow"):
         images = [
             prepared(CONDITIONS[condition](digit, font), entry)
-            for digit in entry.digits
+            for digit in entry.labels
             for font in FONTS
         ]
         with torch.inference_mode():
             columns = model(torch.from_numpy(np.array(images))[:, None]).argmax(1)
-        correct = columns == torch.arange(len(entry.digits)).repeat_interleave(len(FONTS))
+        correct = columns == torch.arange(len(entry.labels)).repeat_interleave(len(FONTS))
         assert correct.float().mean() >= ACCURACY[username], condition
 
 

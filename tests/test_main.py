@@ -61,7 +61,7 @@ def test_train_then_evaluate_under_one_name(call, username):
     status, out, error = call("--load_checkpoint", checkpoint, username=username)
     assert (status, error) == (0, "")
     metrics = json.loads((call.out / "e_metrics.json").read_text())
-    digits = DATASETS[PEOPLE[username].dataset].digits
+    digits = DATASETS[PEOPLE[username].dataset].labels
     assert [row["digit"] for row in metrics["per_class"]] == list(digits)
     assert metrics["images"] == 43
     numbers = metrics["metrics"] | metrics["probabilities"] | metrics["label_distance"]

@@ -15,6 +15,8 @@ import torch
 from conftest import digit_images, write_h5
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
+from datasetprep import h5_files
+from utils.engine.batches import load_rows
 from utils.errors import RunError
 from utils.mnist_dataset import DigitClasses, MnistH5Dataset
 from utils.records.h5 import h5_bytes
@@ -471,3 +473,26 @@ def test_truncated_damaged_other_and_missing_files(contiguous, tmp_path):
         MnistH5Dataset(contiguous)
     with pytest.raises(FileNotFoundError):
         MnistH5Dataset(tmp_path / "nothing.h5")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_color_images(tmp_path, ours):
+    """Height, width and channels of the file are channels, height and width of the tensor."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
+    labels = np.arange(5, dtype=np.uint8)
+    if ours:
+        raw = h5_files.RawSplit(images, labels, "mine", {})
+        path = h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, lambda: raw)
+    else:
+        path = write_h5(tmp_path / "c.h5", images, labels)
+    data = MnistH5Dataset(path)
+    expected = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    for index in (slice(None), [4, 0], np.array([1])):
+        assert torch.equal(data[index][0], expected[index])
+    assert torch.equal(data[3][0], expected[3]) and data[3][0].is_contiguous()
+    assert torch.equal(torch.stack([x for x, _ in data.__getitems__([2, 1])]), expected[[2, 1]])
+    samples = load_rows(data, torch.device("cpu"))
+    assert torch.equal(samples[slice(0, 5)][0], expected)
+    write_h5(tmp_path / "d.h5", images[..., :2], labels)
+    with pytest.raises(RunError, match=r"expected uint8 \(N, H, W\) or \(N, H, W, 3\)"):
+        MnistH5Dataset(tmp_path / "d.h5")

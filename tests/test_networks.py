@@ -259,7 +259,7 @@ def test_builds_learns_a_batch_saves_and_loads(username, dataset, processed, tmp
     torch.manual_seed(0)
     model, arguments = build_model(username, dataset)
     images, classes = open_split(dataset, train=True)[:64]
-    assert sorted(set(classes.tolist())) == list(range(len(DATASETS[dataset].digits)))
+    assert sorted(set(classes.tolist())) == list(range(len(DATASETS[dataset].labels)))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
@@ -273,7 +273,7 @@ def test_builds_learns_a_batch_saves_and_loads(username, dataset, processed, tmp
     metadata = {
         "model": {"name": PEOPLE[username].model_name, "arguments": arguments},
         "dataset": {"name": dataset},
-        "classes": list(DATASETS[dataset].digits),
+        "classes": list(DATASETS[dataset].labels),
     }
     write_checkpoint(tmp_path / "own.pt", model.state_dict(), metadata)
     torch.save(model.state_dict(), tmp_path / "bare.pt")

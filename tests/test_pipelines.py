@@ -6,13 +6,15 @@ from pathlib import Path
 
 import h5py
 import pytest
-from conftest import digit_images, write_h5
+from conftest import digit_images, write_datasets, write_h5
 
+from DJSW import compare, predict
 from DJSW import main as djsw
 from DJSW.networks import build_model
-from DJSW.pipelines import DATASETS, PEOPLE, import_object, open_split
+from DJSW.pipelines import DATASETS, PEOPLE, ImageDataset, Person, import_object, open_split
 from utils.errors import RunError
 from utils.mnist_dataset import MnistH5Dataset
+from utils.records.evaluation import read_evaluation
 from utils.records.files import ROOT
 
 PUBLISHED = {
@@ -103,7 +105,7 @@ def test_files_of_another_dataset_are_refused(processed):
 def test_table_of_datasets_is_consistent(dataset):
     entry = DATASETS[dataset]
     assert callable(import_object(entry.create))
-    assert list(entry.digits) == sorted(set(entry.digits))
+    assert list(entry.labels) == sorted(set(entry.labels))
     files = [name for d in DATASETS.values() for name in (d.train_file, d.test_file)]
     assert len(set(files)) == 2 * len(DATASETS)
 
@@ -156,3 +158,76 @@ def test_imports_go_one_way():
             if part == "models":
                 imported = re.findall(r"^(?:from|import) (\w+)", text, re.M)
                 assert set(imported) <= {"torch", "collections", "itertools"}, file
+
+
+CNN = """
+from torch import nn
+
+class CNN(nn.Module):
+    def __init__(self, colors, rows, columns, kinds):
+        super().__init__()
+        layers = nn.Conv2d(colors, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1)
+        self.features = nn.Sequential(*layers)
+        self.output = nn.Linear(4 * rows * columns, kinds)
+
+    def forward(self, x):
+        return self.output(self.features(x).flatten(1))
+"""
+
+
+def test_color_images_of_classes_with_names(tmp_path, processed, monkeypatch, capsys):
+    """An MLP and a CNN are trained and evaluated; names appear wherever a class is shown."""
+    names = {2: "disc", 5: "T-shirt/top", 9: "a|b <i>"}
+    shapes = ImageDataset(
+        "mine", names, (8, 6, 3), "shapes.h5", "shapes_test.h5", "datasetprep.none:none"
+    )
+    monkeypatch.setitem(DATASETS, "shapes", shapes)
+    write_datasets(processed)
+    (tmp_path / "models_of_mine.py").write_text(CNN)
+    monkeypatch.syspath_prepend(tmp_path)
+    cnn = Person(
+        "models_of_mine:CNN",
+        "shapes",
+        output_argument="kinds",
+        channels_argument="colors",
+        height_argument="rows",
+        width_argument="columns",
+    )
+    monkeypatch.setitem(PEOPLE, "anna", cnn)
+    for username in ("anna", "waly"):
+        own = ["--username", username, "--exp_name", username, "--output_dir", str(tmp_path)]
+        train = ["--train", "--dataset", "shapes", "--num_epochs", "8", "--augmentation", "weak"]
+        assert djsw.main([*own, *train, "--lr", "0.01"]) == 0
+        best = tmp_path / f"{username}_checkpoint_best.pt"
+        capsys.readouterr()
+        assert djsw.main([*own, "--load_checkpoint", str(best)]) == 0
+        out = capsys.readouterr().out
+        assert "T-shirt/top" in out and "label distance" not in out and "digit" not in out
+        record = json.loads((tmp_path / f"{username}_metrics.json").read_text())
+        assert record["class_names"] == [*names.values()] and record["classes"] == [2, 5, 9]
+        assert record["label_distance"] == {} and record["metrics"]["accuracy"] > 0.6
+        evaluation = read_evaluation(tmp_path / f"{username}_metrics.json")
+        assert set(evaluation.predicted) <= set(names)
+        page = (tmp_path / f"{username}_report.md").read_text()
+        assert "| T-shirt/top" in page and "quantities" not in page and "digit" not in page
+        assert (tmp_path / f"{username}_confusion.png").exists()
+    first, second = (str(tmp_path / f"{name}_metrics.json") for name in ("anna", "waly"))
+    assert compare.main([first, second, "--exp_name", "c", "--output_dir", str(tmp_path)]) == 0
+    image = str(tmp_path / "anna_confusion.png")
+    capsys.readouterr()
+    for arguments, sentence in (
+        ([image, "--load_checkpoint", str(best)], "pictures are converted to gray digits only"),
+        ([image, "--load_checkpoint", str(best), "--raw"], "gray digits only"),
+    ):
+        assert predict.main([*arguments, "--output_dir", str(tmp_path)]) == 2
+        assert sentence in capsys.readouterr().err
+    flags = ["--username", "waly", "--exp_name", "x", "--output_dir", str(tmp_path)]
+    assert djsw.main([*flags, "--load_checkpoint", str(best), "--dataset", "usps_0_6"]) == 2
+    error = capsys.readouterr().err
+    assert "distinguishes ['disc', 'T-shirt/top', 'a|b <i>'], usps_0_6 holds [0, 1" in error
+
+
+def test_entries_that_no_file_has_are_refused():
+    for shape, classes in (((8, 8, 2), {0: "a"}), ((8,), {0: "a"}), ((8, 8), {256: "a"})):
+        with pytest.raises(ValueError, match="expected"):
+            ImageDataset("mine", classes, shape, "a.h5", "b.h5", "c:d")

@@ -20,7 +20,6 @@ from utils.report.robustness_page import SHARES
 @pytest.fixture
 def call(tmp_path, processed, capsys, monkeypatch):
     write_datasets(processed, writers=9)
-    monkeypatch.setattr(robustness, "FASHION", tmp_path / "none")
     (tmp_path / "out").mkdir()
 
     def call(*arguments):
@@ -37,7 +36,7 @@ def checkpoint(folder, name, username, seed=0):
     metadata = {
         "model": {"name": type(model).__name__, "arguments": arguments},
         "dataset": {"name": dataset},
-        "classes": list(DATASETS[dataset].digits),
+        "classes": list(DATASETS[dataset].labels),
     }
     path = folder / f"{name}_checkpoint_best.pt"
     write_checkpoint(path, model.state_dict(), metadata)

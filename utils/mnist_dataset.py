@@ -40,7 +40,8 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
     """Images and labels of one HDF5 file: ``images`` uint8 (N, H, W), ``labels`` integers (N,).
 
     ``dataset[int]`` is a float32 tensor (1, H, W) in [0, 1] and an int label. With a list, slice or
-    array as index it is a batch (B, 1, H, W) and an int64 tensor (B,). A ``DataLoader`` reads whole
+    array as index it is a batch (B, 1, H, W) and an int64 tensor (B,). Images in color, uint8
+    (N, H, W, 3), are tensors (3, H, W) and (B, 3, H, W). A ``DataLoader`` reads whole
     batches, with index batches as sampler and ``batch_size=None`` or the usual ``batch_size=B``.
 
     The file does not stay open. Images of the files that ``datasetprep`` writes are memory-mapped:
@@ -115,13 +116,13 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
         rows = np.asarray(indices, dtype=np.intp)
         return [*map(self._sample, self._scaled(self.images[rows]), self.labels[rows].tolist())]
 
-    @staticmethod
-    def _scaled(images: np.ndarray) -> Tensor:
+    def _scaled(self, images: np.ndarray) -> Tensor:
+        color = self.images.ndim == 4
         # NumPy rounds float32 division correctly on every machine. The memory is torch's because
         # that is aligned to 64 bytes, and the rounding of matrix products can depend on alignment.
         scaled = torch.empty(images.shape)
         np.divide(images, np.float32(255), out=scaled.numpy(), dtype=np.float32)
-        return scaled.unsqueeze(-3)
+        return scaled.movedim(-1, -3).contiguous() if color else scaled.unsqueeze(-3)
 
     def _sample(self, image: Tensor, label: int) -> tuple[Any, Any]:
         return (

@@ -64,7 +64,7 @@ def steps() -> dict[str, Callable[[], object]]:
 
     def bootstrap() -> None:
         drawn = intervals.metrics_from_confusion(
-            clusters.resample_confusion(classes, log_probabilities.argmax(1), 6), ENTRY.digits
+            clusters.resample_confusion(classes, log_probabilities.argmax(1), 6), ENTRY.labels
         )
         for values in drawn.values():
             intervals.percentile_interval(np.moveaxis(values, 0, -1))
@@ -78,7 +78,7 @@ def steps() -> dict[str, Callable[[], object]]:
         "10 000 resamples of the calibration error": lambda: intervals.calibration_error_interval(
             bins, gaps, clusters
         ),
-        "every number of an evaluation": lambda: measure(log_probabilities, classes, ENTRY.digits),
+        "every number of an evaluation": lambda: measure(log_probabilities, classes, ENTRY.labels),
         "paired bootstrap of a difference": lambda: intervals.difference_interval(
             right, ~right, clusters
         ),

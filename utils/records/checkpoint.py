@@ -43,7 +43,7 @@ PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")
 
 
 class CheckpointMetadata(TypedDict):
-    """Metadata of a checkpoint; ``classes`` are the digits in the order of the logits.
+    """Metadata of a checkpoint; ``classes`` are the labels in the order of the logits.
 
     A run also writes the optional fields and those of its session, which nothing reads.
     """
@@ -51,6 +51,7 @@ class CheckpointMetadata(TypedDict):
     model: ModelRecord
     dataset: DatasetName
     classes: list[int]
+    class_names: NotRequired[list[str]]
     exp_name: NotRequired[str]
     username: NotRequired[str]
     settings: NotRequired[SettingsRecord]

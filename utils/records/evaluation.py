@@ -193,7 +193,9 @@ class SessionRecord(TypedDict):
 
 
 class EvaluationMetadata(TypedDict):
-    """What is evaluated on which test set; ``classes`` are the digits in the order of the logits.
+    """What is evaluated on which test set; ``classes`` are the labels in the order of the logits.
+
+    Digits have no ``class_names``.
 
     ``training`` is ``None`` for a bare state dict, and for an ensemble, which has ``members``; the
     hash of its ``checkpoint`` is that of their hashes.
@@ -208,6 +210,7 @@ class EvaluationMetadata(TypedDict):
     training: TrainingRecord | None
     dataset: DatasetRecord
     classes: list[int]
+    class_names: NotRequired[list[str]]
 
 
 @final
@@ -217,6 +220,11 @@ class EvaluationRecord(EvaluationMetadata, Results):
     predictions_sha256: str
     session: SessionRecord
     sha256: str
+
+
+def class_names(record: EvaluationMetadata) -> list[str]:
+    """Return the names of the classes, in the order of the logits."""
+    return record.get("class_names") or [*map(str, record["classes"])]
 
 
 def predictions_csv(
@@ -320,7 +328,11 @@ def read_metrics(path: Path) -> EvaluationRecord:
                 f"version reads {FORMAT} ({AGAIN})"
             )
         require_record(record, EvaluationRecord)
+        if len(record.get("class_names", record["classes"])) != len(record["classes"]):
+            raise TypeError("class_names are not of the classes")
         for field, names in METRICS.items():
+            if field == "label_distance" and "class_names" in record:
+                names = ()  # no quantities
             ends = [record["intervals"].get(name, ()) for name in names]
             if record[field].keys() != {*names} or any(len(each) != 2 for each in ends):
                 raise TypeError(f"{field} and their intervals are not {', '.join(names)}")

@@ -111,8 +111,9 @@ def _parse(header: bytes, content: np.ndarray) -> tuple[dict[str, Any], dict[str
     except (TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"its header is damaged: {str(error)[:100]}") from None
     images = arrays["images"]
-    if images.dtype != np.uint8 or images.ndim != 3:
-        raise ValueError(f"images {images.dtype} {images.shape}, expected uint8 (N, H, W)")
+    if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
+        shapes = "(N, H, W) or (N, H, W, 3)"
+        raise ValueError(f"images {images.dtype} {images.shape}, expected uint8 {shapes}")
     for name in ARRAYS[1:count]:
         array = arrays[name]
         if array.dtype.kind not in "iu" or array.ndim != 1:

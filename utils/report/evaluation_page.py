@@ -2,7 +2,7 @@
 
 import math
 
-from utils.records.evaluation import EvaluationRecord, MetricValues
+from utils.records.evaluation import EvaluationRecord, MetricValues, class_names
 from utils.records.provenance import describe_platform
 from utils.report.tables import (
     align,
@@ -14,6 +14,10 @@ from utils.report.tables import (
     title,
 )
 
+QUANTITIES = (
+    "## Digits as quantities\n\nFor comparison with the group's earlier tables. They count a 4 "
+    "taken for a 9 as much worse than one taken for a 5, which it is not."
+)
 #: Confused pairs in the table; the picture shows all of them.
 PAIRS = 10
 
@@ -21,7 +25,8 @@ PAIRS = 10
 def evaluation_page(record: EvaluationRecord) -> str:
     """Return the page of an evaluation."""
     name, layers, ends = record["exp_name"], record["model"]["layers"], record["intervals"]
-    *digits, last = map(str, record["classes"])
+    *others, last = class_names(record)
+    named = "class_names" in record
 
     def metrics(heading: str, values: MetricValues) -> str:
         rows = [(title(name), number(each), interval(ends[name])) for name, each in values.items()]
@@ -35,18 +40,15 @@ def evaluation_page(record: EvaluationRecord) -> str:
         *_clusters(record),
         metrics("metric", record["metrics"]),
         metrics("of the probabilities", record["probabilities"]),
-        "## Digits",
+        "## Classes" if named else "## Digits",
         _digits(record),
         "## Errors",
         *_errors(record),
         "## Confidence",
         f"![accuracy against confidence]({name}_reliability.png)",
-        f"The network tells {', '.join(digits)} and {last} apart, and nothing else: an "
+        f"The network tells {', '.join(others)} and {last} apart, and nothing else: an "
         "image of something else is taken for one of them, often with high confidence.",
-        "## Digits as quantities",
-        "For comparison with the group's earlier tables. They count a 4 taken for a 9 as much "
-        "worse than one taken for a 5, which it is not.",
-        metrics("label distance", record["label_distance"]),
+        *([] if named else [QUANTITIES, metrics("label distance", record["label_distance"])]),
         "## What ran",
         markdown(("what", "which"), _provenance(record)),
     ]
@@ -62,17 +64,19 @@ def evaluation_summary(record: EvaluationRecord) -> str:
             for name, value in values.items()
         ]
 
-    digits: list[tuple[str, ...]] = [("digit", "precision", "recall", "f1", "images")]
-    for row in record["per_class"]:
+    named = "class_names" in record
+    header = ("class" if named else "digit", "precision", "recall", "f1", "images")
+    digits: list[tuple[str, ...]] = [header]
+    for name, row in zip(class_names(record), record["per_class"], strict=True):
         scores = (f"{score:.4f}" for score in (row["precision"], row["recall"], row["f1"]))
-        digits.append((str(row["digit"]), *scores, str(row["support"])))
+        digits.append((name, *scores, str(row["support"])))
     lines = [
         f"\n{record['correct']} of {record['images']} images correct\n",
         *_clusters_line(record),
         f"{'':<28}{'':8}   95 % interval",
         *metrics(record["metrics"]),
         *metrics(record["probabilities"]),
-        "\nlabel distance (digits as quantities)",
+        *([] if named else ["\nlabel distance (digits as quantities)"]),
         *metrics(record["label_distance"]),
         "",
         *align(digits, right=range(5)),
@@ -86,7 +90,8 @@ def _clusters_line(record: EvaluationRecord) -> list[str]:
     clusters = record.get("clusters")
     if clusters is None:
         return []
-    ends, unknown = interval(clusters["wilson"]), clusters["kind"] != "writers"
+    ends = interval(clusters["wilson"])
+    unknown = clusters["kind"] != "writers" and "class_names" not in record
     return [
         f"intervals by a bootstrap over {clusters['count']} {clusters['kind']}; that of the "
         f"accuracy\nwould be {ends} if images were independent (Wilson's)\n"
@@ -115,29 +120,32 @@ def _clusters(record: EvaluationRecord) -> list[str]:
 
 
 def _digits(record: EvaluationRecord) -> str:
-    rows = []
+    rows, names = [], class_names(record)
     for column, row in enumerate(record["per_class"]):
         recall = (number(row["recall"]), interval(row["intervals"]["recall"]))
         wrong = row["support"] - record["confusion"][column][column]
         scores = (number(row["precision"]), *recall, number(row["f1"]))
-        rows.append((str(row["digit"]), *scores, str(row["support"]), str(wrong)))
-    header = ("digit", "precision", "recall", "95 % of the recall", "F1", "images", "wrong")
+        rows.append((names[column], *scores, str(row["support"]), str(wrong)))
+    word = "class" if "class_names" in record else "digit"
+    header = (word, "precision", "recall", "95 % of the recall", "F1", "images", "wrong")
     return markdown(header, rows)
 
 
 def _errors(record: EvaluationRecord) -> list[str]:
-    picture = f"![images by true and predicted digit]({record['exp_name']}_confusion.png)"
+    word = "class" if "class_names" in record else "digit"
+    picture = f"![images by true and predicted {word}]({record['exp_name']}_confusion.png)"
     pairs = confused_pairs(record)[:PAIRS]
     if not pairs:
         return ["No image was wrong.", picture]
     images = {row["digit"]: row["support"] for row in record["per_class"]}
+    names = dict(zip(record["classes"], class_names(record), strict=True))
     rows = [
-        (str(digit), str(predicted), str(count), f"{count / images[digit]:.2%}")
+        (names[digit], names[predicted], str(count), f"{count / images[digit]:.2%}")
         for digit, predicted, count in pairs
     ]
     return [
         "Most confused:",
-        markdown(("digit", "taken for", "images", "of that digit's"), rows),
+        markdown((word, "taken for", "images", f"of that {word}'s"), rows),
         picture,
         "The errors that the network was surest of:",
         f"![errors]({record['exp_name']}_errors.png)",

@@ -71,31 +71,34 @@ def save_confusion(path: Path, record: Mapping[str, Any]) -> None:
 
     Errors are shaded by their share of the row; at its end is the digit's error rate.
     """
-    counts, digits = np.array(record["confusion"]), record["classes"]
+    counts, labels = np.array(record["confusion"]), record["classes"]
+    names, word = record.get("class_names", labels), "class" if "class_names" in record else "digit"
     rates = counts / counts.sum(1, keepdims=True).clip(1)
     error_rates = [f"{100 * (1 - rate):.1f}" for rate in rates.diagonal()]
     np.fill_diagonal(rates, 0)
     figure = Figure(figsize=(5, 4.6))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.1, right=0.88, bottom=0.11, top=0.92)
+    longest = max(len(str(name)) for name in names)
+    start = min(0.1 + 0.013 * (longest - 1), 0.35)
+    figure.subplots_adjust(left=start, right=0.88, bottom=start + 0.01, top=0.92)
     shades = LinearSegmentedColormap.from_list("", ["white", _color(record["model"]["name"])])
-    places = range(len(digits))
+    places = range(len(labels))
     # Black is legible on the darkest shade, 70 % of the network's color.
     darkest, some = max(rates.max(), 0.01) / 0.7, np.where(rates, rates, np.nan)
     axes.pcolormesh(places, places, some, cmap=shades, vmin=0, vmax=darkest)
     for row, column in np.argwhere(counts):
         weight = "bold" if row == column else "normal"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", weight=weight)
-    axes.set(xlabel="predicted digit", ylabel="true digit", aspect="equal")
-    axes.set(xlim=(-0.5, len(digits) - 0.5), ylim=(len(digits) - 0.5, -0.5))
+    axes.set(xlabel=f"predicted {word}", ylabel=f"true {word}", aspect="equal")
+    axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5))
     errors = record["images"] - record["correct"]
     axes.set_title(f"{_heading(record)}: {errors} errors", wrap=True)
-    axes.set_xticks(places, map(str, digits))
-    axes.set_yticks(places, map(str, digits))
+    axes.set_xticks(places, [_plain(str(name)) for name in names], rotation=90 * (longest > 2))
+    axes.set_yticks(places, [_plain(str(name)) for name in names])
     axes.grid(visible=False)
     right = axes.secondary_yaxis("right")
     right.set_yticks(places, error_rates)
-    right.set_ylabel("error rate of the digit / %")
+    right.set_ylabel(f"error rate of the {word} / %")
     _save(figure, path)
 
 

@@ -21,12 +21,14 @@ def measure(
     digits: Sequence[int],
     writers: np.ndarray | None = None,
     series: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
 ) -> Results:
     """Compute every number of an evaluation, with its interval.
 
     :param log_probabilities: natural logarithms (N, C); column k is ``digits[k]``.
     :param classes: the true columns (N,).
     :param writers: who wrote each image (N,), and the ``series`` of forms it is from (N,).
+    :param names: of the classes, where they are no digits, whose distance means nothing.
     """
     clusters = intervals.Clusters.of(writers, len(classes))
     predicted = log_probabilities.argmax(1)
@@ -40,6 +42,10 @@ def measure(
     values = {name: array.tolist() for name, array in measured.items()}
     confusions = clusters.resample_confusion(classes, predicted, len(digits))
     resampled = intervals.metrics_from_confusion(confusions, digits)
+    distances = METRICS["label_distance"]
+    if names:
+        resampled = {name: each for name, each in resampled.items() if name not in distances}
+        distances = ()
     ends: dict[str, Any] = {
         name: intervals.percentile_interval(np.moveaxis(array, 0, -1)).tolist()
         for name, array in resampled.items()
@@ -73,7 +79,7 @@ def measure(
             **{name: float(each.mean()) for name, each in losses.items()},
             "expected_calibration_error": probabilities.expected_calibration_error(bins, gaps),
         },
-        "label_distance": {name: values[name] for name in METRICS["label_distance"]},
+        "label_distance": {name: values[name] for name in distances},
         "intervals": ends,
         "clusters": {
             "kind": clusters.kind,
@@ -85,7 +91,7 @@ def measure(
         "per_class": per_class,
         "confusion": confusion.tolist(),
         "calibration": calibration,
-        "warnings": _warnings(confusion, digits, clusters),
+        "warnings": _warnings(confusion, names or digits, clusters),
     }
 
 
@@ -100,7 +106,7 @@ def _by_series(series: np.ndarray, wrong: np.ndarray) -> list[SeriesRecord]:
 
 
 def _warnings(
-    confusion: np.ndarray, digits: Sequence[int], clusters: intervals.Clusters
+    confusion: np.ndarray, digits: Sequence[int | str], clusters: intervals.Clusters
 ) -> list[str]:
     """Return warnings about degenerate predictions and test sets."""
     found = []
