@@ -113,6 +113,9 @@ def describe_dataset(name: str, evaluations: Sequence[tuple[str, Evaluation]]) -
     form = {"height": height, "width": width, "digit_size": entry.digit_size}
     try:
         data = open_split(name, train=False)
+        hashes = {own.record["dataset"]["images_sha256"] for _, own in evaluations}
+        if hashes != {data.sha256["images_sha256"]}:
+            raise RunError(f"{data.h5_path} holds other images than were evaluated")
     except RunError as error:
         print(f"note        no test images of {name} on the page to draw on: {error}")
         return {**form, "centered": entry.centered, "samples": [], "images": deflated(b"")}
