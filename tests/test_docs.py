@@ -168,7 +168,7 @@ def test_documentation_builds(clone):
     assert "WARNING" not in ran.stderr and "ERROR" not in ran.stderr, ran.stderr
     assert (folder / "docs" / "_build" / "index.html").exists()
     for page, figure in (
-        ("index", "smlp_standard_curves"),
+        ("README", "smlp_standard_curves"),
         ("getting_started", "smlp_standard_confusion"),
         ("reports/robustness/published_robustness", "published_robustness_mnist_4_9"),
     ):
