@@ -221,7 +221,7 @@ def other_sources(
                 yield label, shared, images, digits, Clusters.of(writers, len(rows))
     from torchvision.datasets import FashionMNIST
 
-    if FASHION.exists():
+    if (FASHION / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte").exists():
         clothes = FashionMNIST(FASHION, train=False).data.numpy()
         images = prepared(clothes, same=entry.image_size == clothes.shape[1:])
         yield (
