@@ -42,6 +42,8 @@ BEGIN, END = "<!-- by DJSW/results.py -->\n", "<!-- to here -->\n"
 LICENSES = {
     "mnist": "MNIST: Y. LeCun and C. Cortes, Creative Commons Attribution-Share Alike 3.0.",
     "usps": "USPS: digits of the U.S. Postal Service, shared for research without a license.",
+    "fashion": "Fashion-MNIST: Zalando SE, MIT license.",
+    "svhn": "SVHN: Y. Netzer et al., for non-commercial use only.",
 }
 #: Columns of the list of runs, and titles where these are others.
 COLUMNS = (

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Where torchvision's FashionMNIST is looked for.
+FASHION = files.ROOT / "data" / "raw" / "fashion" / "FashionMNIST" / "raw"
 #: Log probabilities (N, C) of images (N, 1, H, W).
 Predict = Callable[["Tensor"], np.ndarray]
 
@@ -186,7 +187,7 @@ def other_sources(
     """Yield the name, whether the network knows the digits, images, digits and clusters.
 
     These are the test images of the other datasets, the digits that it knows (of another source)
-    and those that it does not; and noise.
+    and those that it does not; Fashion-MNIST, where it is there; and noise.
     """
     import torch
 
@@ -220,9 +221,15 @@ def other_sources(
                 images = prepared(data.images[rows], same=same)
                 label = f"{text} of {name}"
                 yield label, shared, images, digits, Clusters.of(writers, len(rows))
-    noise = torch.rand(
-        2000, entry.channels, *entry.image_size, generator=torch.Generator().manual_seed(0)
-    )
+    if entry.channels == 1 and (FASHION / "t10k-labels-idx1-ubyte").exists():
+        from torchvision.datasets import FashionMNIST
+
+        clothes = FashionMNIST(FASHION.parents[1], train=False).data.numpy()
+        images = prepared(clothes, same=entry.image_size == clothes.shape[1:])
+        clusters = Clusters("images", np.arange(len(images)))
+        yield "Fashion-MNIST", False, images, np.empty(0), clusters
+    size = (2000, entry.channels, *entry.image_size)
+    noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
     yield "noise", False, noise, np.empty(0), Clusters("images", np.arange(2000))
 
 

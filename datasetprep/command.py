@@ -1,25 +1,31 @@
 """The command line that the dataset scripts share."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from utils.cli import Parser, digits
+from utils.cli import Parser, digits, run_command
 from utils.errors import UsageError
 from utils.records.files import find_file
 
 
 def parser(dataset: str) -> Parser:
     """Return a parser with the flags of every dataset script."""
-    flags = Parser(f"Create an HDF5 file of {dataset.upper()} digits, or verify one.")
+    flags = Parser(f"Create an HDF5 file of {dataset.upper()} images, or verify one.")
     task = flags.add_mutually_exclusive_group(required=True)
     task.add_argument("--train", action="store_true", help="the training split")
     task.add_argument("--test", action="store_true", help="the test split")
     task.add_argument("--verify", metavar="FILE", help="check FILE against its own hashes")
-    flags.add_argument("--keep", type=digits, metavar="4,5,6", help="digits to keep (default: all)")
+    flags.add_argument("--keep", type=digits, metavar="4,5,6", help="labels to keep (default: all)")
     output = f"where training looks for it, such as data/processed/{dataset}_test_4_9.h5"
     flags.add_argument("--output", metavar="FILE", help=f"file to write (default: {output})")
     return flags
+
+
+def main(dataset: str, create: Callable[..., Path], argv: Sequence[str] | None = None) -> int:
+    """Run the command of a dataset with these flags only, and return its exit status."""
+    return run_command(partial(run, dataset, create), parser(dataset).parse_args(argv))
 
 
 def run(dataset: str, create: Callable[..., Path], args: argparse.Namespace) -> None:

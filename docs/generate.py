@@ -63,7 +63,7 @@ def commands_page() -> str:
     modules = {
         path.relative_to(ROOT).as_posix(): import_module(f"{path.parent.name}.{path.stem}")
         for path in scripts
-        if "def main(" in path.read_text(encoding="utf-8")
+        if "sys.exit(main())" in path.read_text(encoding="utf-8")
     }
     parts = ["# Commands", "All commands and their flags, from `--help`."]
     for script in sorted(modules, key=lambda name: (name != "DJSW/main.py", name)):

@@ -55,7 +55,7 @@ def copy_checkout(folder: Path, *wanted: str) -> Path:
 
 
 def digit_images(
-    digits: tuple[int, ...], size: tuple[int, int], count: int, seed: int = 0
+    digits: tuple[int, ...], size: tuple[int, ...], count: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ``count`` noisy digits, one pattern per digit: images uint8 (N, H, W), and labels."""
     labels = np.resize(np.array(digits, dtype=np.uint8), count)

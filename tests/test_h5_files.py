@@ -128,7 +128,7 @@ def test_full_disk_is_one_sentence(tmp_path, checkout, run_script):
         source = source.replace(published, hashlib.sha256(RAW_MNIST[name]).hexdigest())
     limit = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (35_000, 35_000))\n"
-    script.write_text(source.replace("import gzip\n", limit + "import gzip\n"))
+    script.write_text(source.replace("import shutil\n", limit + "import shutil\n"))
     created = run_script(script, "--train", "--output", tmp_path / "m.h5")
     assert created.returncode == 1
     assert created.stderr == f"error: File too large: {tmp_path / 'm.h5'}\n"

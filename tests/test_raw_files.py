@@ -47,6 +47,9 @@ def test_raw_files_are_read_up_to_a_limit(tmp_path):
         file.truncate(10**12)
     source = raw_files.Source("the user's files", {"sparse": EMPTY})
     assert "sparse has the SHA256" in source.errors(tmp_path)[0]
+    (tmp_path / "eleven").write_bytes(b"eleven byte")
+    hashes = {"eleven": hashlib.sha256(b"eleven byte").hexdigest()}
+    assert [len(raw_files.Source("", hashes, limit=k).errors(tmp_path)) for k in (10, 11)] == [1, 0]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

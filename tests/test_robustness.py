@@ -20,6 +20,7 @@ from utils.report.robustness_page import SHARES
 @pytest.fixture
 def call(tmp_path, processed, capsys, monkeypatch):
     write_datasets(processed, writers=9)
+    monkeypatch.setattr(robustness, "FASHION", tmp_path / "none")
     (tmp_path / "out").mkdir()
 
     def call(*arguments):
