@@ -381,7 +381,7 @@ function place(digit, form) {
 /** Return the digits of a picture as [{box, ink}], from left to right; an Error says what is wrong. */
 function readDigits(picture) {
   const first = findInk(picture), page = Math.max(picture.width, picture.height);
-  const { boxes: [box] } = { boxes: [bounds(label(mapped(first, (value) => (value > 0.5 ? 1 : 0))).boxes)] };
+  const box = bounds(label(mapped(first, (value) => (value > 0.5 ? 1 : 0))).boxes);
   const scale = page / Math.max(first.width, first.height);
   const extra = 0.3 * Math.max(box.bottom - box.top, box.right - box.left);
   const near = {
