@@ -7,7 +7,7 @@ const OVERLAP = 0.1, LEAST = 0.3, WIDEST = 2.1, NARROWEST = 1.05, NECK = 0.7, HI
 
 const makeImage = (width, height, data = new Float32Array(width * height)) => ({ width, height, data });
 const mapped = (image, change) => makeImage(image.width, image.height, image.data.map(change));
-const greatest = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
+const greatest = (values) => { let most = -Infinity; for (const value of values) if (value > most) most = value; return most; };
 const clip = (value, low, high) => Math.min(Math.max(value, low), high);
 
 function median(values) {
@@ -190,30 +190,36 @@ function darker(gray) {
     padded.data[k] = few.data[y * few.width + x];
   });
   const closed = extreme(extreme(padded, half, 1), half, -1), surface = paper(gray);
-  const light = data.map((_, k) => {
-    const x = Math.floor((k % width) / step), y = Math.floor(Math.floor(k / width) / step);
-    return closed.data[(y + half) * padded.width + x + half];
-  });
-  const difference = data.map((value, k) => light[k] - value);
-  const sample = difference.filter((_, k) => k % width % step === 0 && Math.floor(k / width) % step === 0);
+  const share = makeImage(width, height), sample = [];
+  let most = 0;
+  for (let y = 0, k = 0; y < height; y++) {
+    const row = (Math.floor(y / step) + half) * padded.width + half;
+    for (let x = 0; x < width; x++, k++) {
+      const light = closed.data[row + Math.floor(x / step)], difference = light - data[k];
+      if (x % step === 0 && y % step === 0) sample.push(difference);
+      if (difference > most) most = difference;
+      share.data[k] = Math.max(0, Math.min(surface.data[k] - data[k], difference / Math.max(light, 0.2)));
+    }
+  }
   const middle = median(sample), noise = 1.4826 * median(sample.map((value) => Math.abs(value - middle)));
-  const seen = greatest(difference) >= NOISE * noise ? 1 : 0;
-  const share = data.map((value, k) => Math.min(surface.data[k] - value, difference[k] / Math.max(light[k], 0.2)));
-  return makeImage(width, height, share.map((value) => seen * Math.max(value, 0)));
+  if (most < NOISE * noise) share.data.fill(0);
+  return share;
 }
 
 /** Return the share of ink in [0, 1] of each pixel. */
 function findInk(picture) {
   const small = thumbnail(picture);
   const gray = gaussian(small, Math.min(1, Math.max(small.width, small.height) / WORKING_SIZE));
-  const energy = (image) => image.data.reduce((sum, value) => sum + value * value, 0);
+  const energy = ({ data }) => { let sum = 0; for (let k = 0; k < data.length; k++) sum += data[k] * data[k]; return sum; };
   const [dark, bright] = [darker(gray), darker(mapped(gray, (value) => 1 - value))];
   const ink = energy(bright) > energy(dark) ? bright : dark, most = greatest(ink.data);
   if (most < CONTRAST) throw new Error("nothing stands out from the background");
   let threshold = most / 2;
   for (let k = 0; k < 10; k++) {
     let above = 0, count = 0, below = 0;
-    for (const value of ink.data) if (value > threshold) { above += value; count++; } else below += value;
+    for (let j = 0; j < ink.data.length; j++) {
+      if (ink.data[j] > threshold) { above += ink.data[j]; count++; } else below += ink.data[j];
+    }
     threshold = (above / count + below / (ink.data.length - count)) / 2;
   }
   const limit = Math.max(threshold, CONTRAST / 2), kept = pieces(mapped(ink, (value) => (value > limit ? 1 : 0)));
