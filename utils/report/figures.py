@@ -117,7 +117,8 @@ def save_mosaic(
     columns = min(columns, count)
     rows = -(-count // columns)
     # One canvas for all images: axes for each would take ten times as long.
-    pitch_y = round(height * (1.2 if beside else 1.5))
+    lines = max(2, *(caption.count("\n") + 1 for caption in captions))
+    pitch_y = round(height * (1.2 if beside else 1.16 + 0.17 * lines))
     pitch_x = round(width + 1.4 * height if beside else 1.25 * width)
     lightest = 255 if images.dtype == np.uint8 else 1
     canvas = np.full((rows * pitch_y, columns * pitch_x), lightest, images.dtype)
