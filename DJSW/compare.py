@@ -219,7 +219,7 @@ def save_hard_images(path: Path, test_set: TestSet) -> str:
 
     if len(wrong) > GALLERY:
         text += f", of which {GALLERY} are shown"
-    title = f"{text}: true → predicted digit"
+    title = f"{text}: true → predicted" + ("" if "class_names" in record else " digit")
     save_mosaic(path, title, images[wrong][:GALLERY], captions[:GALLERY], columns=8)
     doubtful = len(known.intersection(wrong.tolist()))
     note = f"; most of five people did not choose the label of {doubtful} of them" * bool(doubtful)

@@ -41,7 +41,7 @@ DOCS = ROOT / "docs"
 PICTURES = DOCS / "pictures"
 #: Folders of ``reports/`` that git ignores.
 NOT_PUBLISHED = {"scratch", "reproduced"}
-#: Columns of the page of results, and endings of the files that its last one links to.
+#: Columns of the page of results, and endings of the files that its second one links to.
 COLUMNS = (
     *("experiment", "files", "test accuracy (95 %)", "user", "network", "recipe", "dataset"),
     *("seed", "validation loss", "job", "commit"),

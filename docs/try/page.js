@@ -85,6 +85,7 @@ function inForm(digit, form) {
 function redraw() {
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, 400, 400);
+  pen.imageSmoothingEnabled = true; // a test image turned it off
   if (picture) pen.drawImage(picture, ...fitted(picture));
   pen.lineCap = pen.lineJoin = "round";
   pen.strokeStyle = "#000";
@@ -197,7 +198,7 @@ async function open(file) {
   try {
     bitmap = await createImageBitmap(file); // decodes beside this thread, and rotates by EXIF
   } catch {
-    return complain(`${file.name || "This"} is no picture that this browser reads (JPEG or PNG work everywhere).`);
+    return number === opened && complain(`${file.name || "This"} is no picture that this browser reads (JPEG or PNG work everywhere).`);
   }
   if (number !== opened) return; // another one was given since
   const { width, height } = bitmap;
