@@ -35,7 +35,7 @@ class Arguments:
     exp_name: str = _flag("name of its files", type=cli.experiment_name)
     output_dir: str | Path = _flag("existing folder for its files")
     dataset: str | None = _flag(
-        "other digits than the person's; in an evaluation only a bare state dict needs it",
+        "another dataset than the person's; in an evaluation only a bare state dict needs it",
         None,
         choices=DATASETS,
     )

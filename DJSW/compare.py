@@ -4,7 +4,7 @@ A table for each test set, best first, with intervals, and the differences with 
 as Markdown, CSV and a chart.
 
 ``python DJSW/compare.py --everyone --exp_name standard`` first trains and evaluates every network
-of the table on every dataset of the table, where that has not been done.
+of the table on the dataset of each person, or on ``--datasets``, where that has not been done.
 
 ``python DJSW/compare.py --validation weights/SMLP`` ranks runs by validation, to pick one of them;
 picked by the test set, its accuracy there would be too good.
@@ -33,7 +33,7 @@ import numpy as np
 
 from DJSW import pipelines, recipes
 from DJSW.arguments import EvaluateArguments, TrainArguments
-from DJSW.pipelines import DATASETS, PEOPLE, open_split
+from DJSW.pipelines import DATASETS, PEOPLE, dataset_of, open_split
 from utils.cli import Parser, fold, output_flags, positive_int, run_command, seed_list
 from utils.distributed.environment import cores, require_single_process
 from utils.errors import MissingData, UsageError
@@ -65,8 +65,10 @@ def parser() -> Parser:
     evaluations = "a …_metrics.json, a folder of them, or a checkpoint, which is evaluated first"
     add("evaluations", nargs="*", metavar="EVALUATION", help=evaluations)
     add("--dataset", choices=DATASETS, help="test set for the checkpoints; default: their own")
-    every = "every network on every dataset: loads, or trains, weights/NETWORK/network_EXP_NAME…"
+    every = "every network on --datasets: loads, or trains, weights/NETWORK/network_EXP_NAME…"
     add("--everyone", action="store_true", help=every)
+    those = "of --everyone; default: those of the people"
+    add("--datasets", nargs="+", choices=DATASETS, help=those)
     add("--seeds", type=seed_list, help="of --everyone, such as 1-5; default 42")
     jobs = "runs of --everyone at the same time; default: the cores that this process may use"
     add("--jobs", type=positive_int, default=cores(), help=jobs)
@@ -280,7 +282,7 @@ def resolve(
 def everyone(
     args: argparse.Namespace, exp_name: str, folder: Path, missing: dict[str, str]
 ) -> list[Path]:
-    """Return the metrics files of every network on every dataset, with each of the seeds.
+    """Return the metrics files of every network on each of the datasets, with each of the seeds.
 
     What ``weights/`` and ``folder`` lack is trained and evaluated; a stopped run is resumed.
     Networks on their owner's digits are named ``smlp_EXP_NAME``, on others
@@ -288,8 +290,8 @@ def everyone(
 
     :raises UsageError: there is a run of that name with other settings.
     """
-    runs = []
-    for username, dataset in product(PEOPLE, DATASETS):
+    runs, datasets = [], args.datasets or dict.fromkeys(map(dataset_of, PEOPLE))
+    for username, dataset in product(PEOPLE, datasets):
         if not (_has_data(dataset, missing, train=True) and _has_data(dataset, missing)):
             continue
         person = PEOPLE[username]
@@ -424,8 +426,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("--dataset is for checkpoints, and none is given")
     if args.validation and (args.everyone or args.dataset):
         flags.error("--validation is for runs that are there, without --everyone and --dataset")
-    if args.seeds and not args.everyone:
-        flags.error("--seeds is for --everyone")
+    if (args.seeds or args.datasets) and not args.everyone:
+        flags.error(f"--{'seeds' if args.seeds else 'datasets'} is for --everyone")
     if args.everyone and args.exp_name is None:
         flags.error("--everyone needs --exp_name, which its runs are named after")
     return run_command(command, args)

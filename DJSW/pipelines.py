@@ -171,6 +171,33 @@ DATASETS = {
         create=CREATE_MNIST,
         digit_size=20,
     ),
+    "fashion": ImageDataset(
+        source="fashion",
+        classes={
+            0: "T-shirt/top",
+            1: "trouser",
+            2: "pullover",
+            3: "dress",
+            4: "coat",
+            5: "sandal",
+            6: "shirt",
+            7: "sneaker",
+            8: "bag",
+            9: "ankle boot",
+        },
+        image_shape=(28, 28),
+        train_file="fashion.h5",
+        test_file="fashion_test.h5",
+        create="datasetprep.create_fashion_dataset:create_fashion_h5",
+    ),
+    "svhn": ImageDataset(
+        source="svhn",
+        classes=digits(*range(10)),
+        image_shape=(32, 32, 3),
+        train_file="svhn.h5",
+        test_file="svhn_test.h5",
+        create="datasetprep.create_svhn_dataset:create_svhn_h5",
+    ),
 }
 
 PROCESSED = ROOT / "data" / "processed"

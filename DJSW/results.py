@@ -210,7 +210,7 @@ def model_card(found: Sequence[Result]) -> str:
     ]
     if any(path for name in others for path in folder.glob(f"*_{name}_run.json")):
         parts[-1] += (
-            " Other checkpoints in this folder are those of `compare.py --everyone`: seed 42, on "
+            " Other runs in this folder are those of `compare.py --everyone`, on "
             f"{person.dataset} and other datasets."
         )
     return "\n\n".join(parts) + "\n"

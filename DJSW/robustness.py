@@ -30,8 +30,6 @@ from utils.statistics.selective import accuracy_without_least_sure, auroc
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Where torchvision's FashionMNIST is looked for.
-FASHION = files.ROOT / "data" / "raw" / "fashion" / "FashionMNIST" / "raw"
 #: Log probabilities (N, C) of images (N, 1, H, W).
 Predict = Callable[["Tensor"], np.ndarray]
 
@@ -186,8 +184,8 @@ def other_sources(
 ) -> Iterator[tuple[str, bool, "Tensor", np.ndarray, Clusters]]:
     """Yield the name, whether the network knows the digits, images, digits and clusters.
 
-    These are the test images of the other datasets, the digits that it knows (of another source)
-    and those that it does not; Fashion-MNIST, where it is there; and noise.
+    These are the test images of the other datasets, the classes that it knows (of another source)
+    and those that it does not; and noise. Other sizes are fitted for digits only.
     """
     import torch
 
@@ -219,15 +217,8 @@ def other_sources(
                 text = ", ".join(other.classes[label] for label in np.unique(digits).tolist())
                 writers = None if data.writers is None else data.writers[rows]
                 images = prepared(data.images[rows], same=same)
-                label = f"{text} of {name}"
+                label = name if other.names else f"{text} of {name}"
                 yield label, shared, images, digits, Clusters.of(writers, len(rows))
-    if entry.channels == 1 and (FASHION / "t10k-labels-idx1-ubyte").exists():
-        from torchvision.datasets import FashionMNIST
-
-        clothes = FashionMNIST(FASHION.parents[1], train=False).data.numpy()
-        images = prepared(clothes, same=entry.image_size == clothes.shape[1:])
-        clusters = Clusters("images", np.arange(len(images)))
-        yield "Fashion-MNIST", False, images, np.empty(0), clusters
     size = (2000, entry.channels, *entry.image_size)
     noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
     yield "noise", False, noise, np.empty(0), Clusters("images", np.arange(2000))

@@ -44,13 +44,13 @@ def create_h5(
     """Write the kept digits of one split, unless ``output_path`` already holds exactly these.
 
     :param read_raw: returns the whole split; called only if the file has to be written.
-    :raises UsageError: no digits are kept, the folder of ``output_path`` does not exist, or it is
-        no regular file.
+    :raises UsageError: a label to keep has no images, the folder of ``output_path`` does not exist,
+        or it is no regular file.
     :raises RunError: the raw files are unavailable, or hold more than a file may.
     """
     keep = sorted(set(range(10) if labels_to_keep is None else labels_to_keep))
-    if not keep or not set(keep) <= set(range(10)):
-        raise UsageError(f"labels to keep: {keep} (give one or more digits from 0 to 9)")
+    if not keep or not set(keep) <= set(range(256)):
+        raise UsageError(f"labels to keep: {keep} (give one or more from 0 to 255)")
     if Path(output_path).parent == Path("data/processed"):  # missing from a fresh clone
         (ROOT / "data" / "processed").mkdir(parents=True, exist_ok=True)
     path = place_file(output_path, "--output")
@@ -71,6 +71,8 @@ def create_h5(
     if not (raw.images.ndim == 3 or raw.images.shape[3:] == (3,)):
         shapes = "(N, H, W) or in color (N, H, W, 3)"
         raise RunError(f"{raw.source}: images {raw.images.shape}, expected {shapes}")
+    if labels_to_keep and (unknown := sorted({*keep} - {*np.unique(raw.labels).tolist()})):
+        raise UsageError(f"labels to keep: {raw.source} has no images of {unknown}")
     kept = np.isin(raw.labels, keep)
     arrays = {"images": raw.images, "labels": raw.labels.astype(np.uint8), **raw.authors}
     arrays = {name: array[kept] for name, array in arrays.items()}
@@ -101,11 +103,11 @@ def verify(path: Path) -> str:
     hashes = array_hashes(arrays)
     stated = {name: data.attributes[name] for name in data.attributes if name in hashes}
     if (attributes, hashes) != (data.attributes, stated):
-        raise RunError(f"{path}: HDF5 finds other digits in it (delete it to create it again)")
-    dataset, split, digits = (attributes[name] for name in ("dataset", "split", "kept_labels"))
+        raise RunError(f"{path}: HDF5 finds other images in it (delete it to create it again)")
+    dataset, split, labels = (attributes[name] for name in ("dataset", "split", "kept_labels"))
     by = "" if data.writers is None else f" by {len(np.unique(data.writers))} writers"
     return (
-        f"{path} is intact: {dataset} {split}, {len(data)} images of the digits {digits}{by}, "
+        f"{path} is intact: {dataset} {split}, {len(data)} images of the labels {labels}{by}, "
         f"source {data.source}"
     )
 

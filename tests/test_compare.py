@@ -4,6 +4,7 @@ import csv
 import json
 import statistics
 import sys
+from itertools import product
 
 import h5py
 import numpy as np
@@ -283,7 +284,8 @@ def test_many_are_compared_with_the_best(call, monkeypatch):
 
 
 def test_everyone_on_everything(call, monkeypatch):
-    for dataset in DATASETS:
+    datasets = [*dict.fromkeys(person.dataset for person in PEOPLE.values())]
+    for dataset in datasets:
         monkeypatch.setitem(RECIPES["standard"], dataset, Recipe(num_epochs=1))
     check = call(
         compare.main,
@@ -297,16 +299,16 @@ def test_everyone_on_everything(call, monkeypatch):
     assert check[0] == 0 and check[1].endswith("checked     this command would run\n")
     assert not list(call.out.iterdir())
     page, table, record = compared(call, "--everyone", "--jobs=1", name="std")
-    assert len(table) == len(PEOPLE) * len(DATASETS) == len(record["evaluations"])
+    assert len(table) == len(PEOPLE) * len(datasets) == len(record["evaluations"])
     lines = page.splitlines()
     matrix = [line for line in lines[: lines.index("## " + sections(page)[0])] if line[:1] == "|"]
     sets = [cell.split()[0] for cell in matrix[0].split("|")[2:-1]]
-    assert sets == list(DATASETS) and len(matrix) == 2 + len(PEOPLE)
+    assert sets == datasets and len(matrix) == 2 + len(PEOPLE)
     people = sorted(PEOPLE.items(), key=lambda item: item[1].model_name)
     for row, (username, person) in zip(matrix[2:], people, strict=True):
         cells = [cell.strip() for cell in row.split("|")[1:-1]]
         assert cells[0] == f"{person.model_name} ({username})"
-        for cell, dataset in zip(cells[1:], DATASETS, strict=True):
+        for cell, dataset in zip(cells[1:], datasets, strict=True):
             name = f"{person.model_name.lower()}_std"
             name += "" if dataset == person.dataset else f"_{dataset}"
             found = json.loads((call.out / f"{name}_metrics.json").read_text())
@@ -363,16 +365,20 @@ def test_everyone_with_seeds_on_all_cores(checkout, run_script):
         "--everyone",
         "--exp_name=x",
         "--seeds=1,2",
+        "--datasets",
+        "fashion",
+        "svhn",
         "--jobs=2",
         "--output_dir=reports/scratch",
     )
     ran = run_script(checkout / "DJSW" / "compare.py", *flags, cwd=checkout, fresh=True)
     assert ran.returncode == 0, ran.stderr
     record = json.loads((checkout / "reports" / "scratch" / "x_comparison.json").read_text())
-    assert len(record["evaluations"]) == 2 * len(PEOPLE) * len(DATASETS)
-    assert ran.stdout.count(" trains ") == 2 * len(PEOPLE) * len(DATASETS)
-    for seed in (1, 2):
-        run = json.loads((checkout / "weights" / "WMLP" / f"wmlp_x_{seed}_run.json").read_text())
+    assert len(record["evaluations"]) == 2 * len(PEOPLE) * 2
+    assert ran.stdout.count(" trains ") == 2 * len(PEOPLE) * 2
+    for dataset, seed in product(("fashion", "svhn"), (1, 2)):
+        path = checkout / "weights" / "WMLP" / f"wmlp_x_{dataset}_{seed}_run.json"
+        run = json.loads(path.read_text())
         assert run["settings"]["seed"] == seed and run["status"] == "finished"
     assert "(2 seeds)" in ran.stdout
 
@@ -487,6 +493,7 @@ def test_usage_errors_are_one_sentence(call, tmp_path, monkeypatch):
         ((), "nothing to compare"),
         (("--everyone",), "--everyone needs --exp_name"),
         (("--seeds=1-2", "x"), "--seeds is for --everyone"),
+        (("x", "--datasets", "fashion"), "--datasets is for --everyone"),
         ((tmp_path / "empty",), "empty holds no evaluation; give a folder with some"),
         ((tmp_path / "none.json",), "is no existing file or folder"),
         ((tmp_path / "text.json",), "is not a valid metrics file of an evaluation"),

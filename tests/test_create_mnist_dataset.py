@@ -184,4 +184,4 @@ def test_mnist_command(tmp_path, checkout, run_script):
 
     verified = run_script(script, "--verify", "data/processed/mnist_test_4_6.h5", cwd=tmp_path)
     assert verified.returncode == 0, verified.stderr
-    assert "digits [4, 5, 6]" in verified.stdout
+    assert "images of the labels [4, 5, 6]" in verified.stdout

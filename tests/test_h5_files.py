@@ -91,7 +91,7 @@ def test_verify_compares_with_what_hdf5_finds(raw_mnist, tmp_path):
     digest = hashlib.sha256(header + rest).hexdigest().encode()
     path.write_bytes(b"DJSW sha256 " + digest + b"\n" + header + rest)
     MnistH5Dataset(path).check_attributes()
-    with pytest.raises(RunError, match="HDF5 finds other digits in it"):
+    with pytest.raises(RunError, match="HDF5 finds other images in it"):
         h5_files.verify(path)
 
 
@@ -171,10 +171,18 @@ def test_failed_write_keeps_the_old_file(raw_mnist, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["m.h5", "raw"]
 
 
-@pytest.mark.parametrize("keep", [[], [4, 10], [-1]])
-def test_labels_that_are_not_digits_raise_an_error(tmp_path, keep):
-    with pytest.raises(UsageError, match="one or more digits"):
+@pytest.mark.parametrize("keep", [[], [4, 256], [-1]])
+def test_labels_that_no_file_has_raise_an_error(tmp_path, keep):
+    with pytest.raises(UsageError, match="give one or more from 0 to 255"):
         mnist.create_mnist_h5(tmp_path / "m.h5", labels_to_keep=keep)
+
+
+def test_labels_without_images_raise_an_error(raw_mnist, tmp_path):
+    raw_mnist.mkdir()
+    copy_raw_mnist(raw_mnist)
+    with pytest.raises(UsageError, match=r"MNIST IDX files has no images of \[10, 37\]"):
+        mnist.create_mnist_h5(tmp_path / "m.h5", labels_to_keep=[37, 4, 10])
+    assert not (tmp_path / "m.h5").exists()
 
 
 def test_verify_detects_one_altered_byte(raw_mnist, tmp_path):

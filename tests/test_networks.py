@@ -274,6 +274,7 @@ def test_builds_learns_a_batch_saves_and_loads(username, dataset, processed, tmp
         "model": {"name": PEOPLE[username].model_name, "arguments": arguments},
         "dataset": {"name": dataset},
         "classes": list(DATASETS[dataset].labels),
+        **({"class_names": DATASETS[dataset].names} if DATASETS[dataset].names else {}),
     }
     write_checkpoint(tmp_path / "own.pt", model.state_dict(), metadata)
     torch.save(model.state_dict(), tmp_path / "bare.pt")

@@ -237,7 +237,7 @@ def test_cards_name_only_files_that_exist(published):
     assert results.main([]) == 0
     card = (published / "weights" / "WMLP" / "README.md").read_text()
     assert "standard_report.md" in card and f"{tuned.name}_report.md" not in card
-    assert "Other checkpoints in this folder are those of `compare.py --everyone`" in card
+    assert "Other runs in this folder are those of `compare.py --everyone`" in card
 
 
 def test_every_source_has_a_license():

@@ -18,9 +18,8 @@ from utils.report.robustness_page import SHARES
 
 
 @pytest.fixture
-def call(tmp_path, processed, capsys, monkeypatch):
+def call(tmp_path, processed, capsys):
     write_datasets(processed, writers=9)
-    monkeypatch.setattr(robustness, "FASHION", tmp_path / "none")
     (tmp_path / "out").mkdir()
 
     def call(*arguments):
@@ -74,7 +73,7 @@ def test_numbers_follow_from_the_network(call, tmp_path):
         predicted = model(torch.from_numpy(fitted)[:, None]).argmax(1).numpy()
         accuracy = (predicted == other.labels[rows]).mean()
     assert own["accuracy"]["4, 5, 6 of mnist_4_9"][0][0] == pytest.approx(accuracy)
-    assert own["unknown"].keys() == {"7, 8, 9 of mnist_4_9", "noise"}
+    assert own["unknown"].keys() == {"7, 8, 9 of mnist_4_9", "fashion", "noise"}
     assert [confidence for _, confidence in own["selective"]] == sorted(
         confidence for _, confidence in own["selective"]
     )
@@ -85,8 +84,8 @@ def test_numbers_follow_from_the_network(call, tmp_path):
     assert page in out and "| none " in page
     with (call.out / "r_robustness.csv").open(newline="") as file:
         rows_of_csv = list(csv.DictReader(file))
-    # Shared and unknown digits: 2 and 2 kinds for each WMLP, 1 and 3 for DMLP.
-    assert len(rows_of_csv) == 3 * (1 + 8 * 6 + len(SHARES) + 4 + 1)
+    # Shared digits and unknown images: 2 and 3 kinds for each WMLP, 1 and 4 for DMLP.
+    assert len(rows_of_csv) == 3 * (1 + 8 * 6 + len(SHARES) + 5 + 1)
     for name in ("usps_0_6", "mnist_0_3"):
         picture = (call.out / f"r_robustness_{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
