@@ -25,7 +25,15 @@ from utils.distributed.environment import env_rank, rank_info
 from utils.errors import RunError, UsageError
 from utils.records.evaluation import EvaluationRecord, SessionRecord, read_evaluation
 from utils.records.files import ROOT, FileRecord, find_file, sha256_of
-from utils.records.provenance import describe_platform, flat, source_hashes, versions
+from utils.records.provenance import (
+    SOURCES,
+    changed_files,
+    describe_platform,
+    flat,
+    source_hashes,
+    source_sha256,
+    versions,
+)
 from utils.records.run import Run, read_run, require_same_run
 from utils.records.typed import read_bytes, shown
 from utils.report.tables import align
@@ -189,16 +197,16 @@ def _print_differences(record: Record, arguments: TrainArguments | EvaluateArgum
     ranks, now = len(session["device"]["ranks"]), rank_info().world_size
     if ranks != now:
         print(f"note        ranks: {ranks} then, {now} now; the bits will differ")
-    # A session that ran the same code as the one before does not repeat it.
-    before = next((each["source"] for each in reversed(sessions) if "source" in each), None)
-    source = source_hashes()
-    if before is None:
+    recorded, source = session.get("source_sha256"), source_hashes()
+    if recorded is None:
         print("code        unknown: this record is from before records had hashes of the code")
-    elif before == source:
+    elif recorded == source_sha256(source):
         print(f"code        as recorded: the same {len(source)} source files")
     else:
-        names = sorted(name for name in before | source if before.get(name) != source.get(name))
-        print(f"code        differs from the recorded one in {', '.join(names)}")
+        known = (each["source"] for each in sessions if "source" in each)
+        before = next((each for each in known if source_sha256(each) == recorded), None)
+        where = changed_files(before, source) or f" (git diff {commit} -- {' '.join(SOURCES)})"
+        print(f"code        differs from the recorded one{where}")
     for package, version in versions().items():
         if session["versions"].get(package, version) != version:
             print(f"version     {package} was {session['versions'][package]}, is {version}")

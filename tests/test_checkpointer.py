@@ -37,6 +37,7 @@ from utils.engine.state import State, write_state
 from utils.errors import RunError, Stopped, UsageError
 from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
 from utils.records.files import atomic_write
+from utils.records.provenance import source_hashes
 from utils.records.run_files import RunFiles
 
 
@@ -174,8 +175,10 @@ def test_resuming_something_else_is_refused(tmp_path, change, monkeypatch):
 
 
 def test_code_that_changed_between_sessions_is_noted(tmp_path, capsys, monkeypatch):
+    source = source_hashes()
+    monkeypatch.setattr(small_runs, "PROVENANCE", {**PROVENANCE, "source": source})
     train_small(tmp_path, Settings(1, 5, 0.05, seed=3))
-    other = {**PROVENANCE, "source": {**PROVENANCE["source"], "models/smlp.py": "0"}}
+    other = {**PROVENANCE, "source": {**source, "models/smlp.py": "0"}, "source_sha256": "1"}
     monkeypatch.setattr(small_runs, "PROVENANCE", other)
     _, run = train_small(tmp_path, Settings(2, 5, 0.05, seed=3), resume=True)
     note = "with changed code in models/smlp.py: "

@@ -40,6 +40,7 @@ def test_provenance_of_a_job(monkeypatch, tmp_path):
         "SLURM_SUBMIT_DIR": "/scratch/project",
     }.items():
         monkeypatch.setenv(name, value)
+    (tmp_path / "clean").write_text("0123\n")
     ranks = [{"node": f"nid00500{i // 8}", "device": "AMD Instinct MI250X"} for i in range(16)]
     found = provenance(torch.device("cpu"), ranks)
     assert found["git"] == {"commit": "0123", "changed": True}
@@ -49,6 +50,11 @@ def test_provenance_of_a_job(monkeypatch, tmp_path):
     assert "SLURM_SUBMIT_DIR" not in found["slurm"]
     assert found["device"]["ranks"] == ranks
     assert found["device"]["name"] == "AMD Instinct MI250X"
+    assert found["source_sha256"] == source_sha256(found["source"])
+    monkeypatch.setenv("DJSW_GIT", str(tmp_path / "clean"))
+    found = code_provenance()  # the commit has the source
+    assert found["git"] == {"commit": "0123", "changed": False} and "source" not in found
+    assert found["source_sha256"] == source_sha256(source_hashes())
 
 
 def test_container_and_hip_are_named(monkeypatch):

@@ -10,7 +10,7 @@ from records import changed
 from DJSW import main as djsw
 from DJSW import reproduce
 from utils.engine.signals import stop_request
-from utils.records.provenance import source_hashes
+from utils.records.provenance import source_hashes, source_sha256
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,9 @@ def test_differences_of_an_evaluation_are_a_table(ran, capsys):
 def test_code_versions_and_devices_that_differ_are_named(ran, capsys):
     def change(record):
         session = record["sessions"][-1]
-        session["source"] |= {"models/wmlp.py": 64 * "0", "models/gone.py": 64 * "1"}
-        del session["source"]["utils/engine/optimizer.py"]
+        source = source_hashes() | {"models/wmlp.py": 64 * "0", "models/gone.py": 64 * "1"}
+        del source["utils/engine/optimizer.py"]
+        session |= {"source": source, "source_sha256": source_sha256(source)}
         session["versions"]["torch"] = "1.0"
         session["change"] = "on 1 rank, after 2 ranks: no longer the same bits"
 
@@ -76,6 +77,16 @@ def test_code_versions_and_devices_that_differ_are_named(ran, capsys):
         "models/gone.py, models/wmlp.py, utils/engine/optimizer.py\n" in out
     )
     assert "version     torch was 1.0, is " in out
+
+    def commit(record):  # which has the source: the record has its hash alone
+        session = record["sessions"][-1]
+        del session["source"]
+        session["git"] = {"commit": "012345", "changed": False}
+
+    changed(ran / "first_run.json", commit)
+    assert reproduce.main([str(ran / "first_run.json")]) == 0
+    where = "(git diff 012345 -- DJSW models datasetprep utils)"
+    assert f"code        differs from the recorded one {where}\n" in capsys.readouterr().out
     assert "note        a later part ran on 1 rank, after 2 ranks" in out
 
 

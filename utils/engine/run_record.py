@@ -13,6 +13,7 @@ from utils.errors import UsageError
 from utils.records.provenance import (
     RECORD_ONLY,
     Provenance,
+    changed_files,
     describe_platform,
     resource_usage,
     utc_now,
@@ -67,7 +68,7 @@ class RunRecord:
         known: Session = {}
         for session in self.sessions:
             known |= {name: session[name] for name in RECORD_ONLY if name in session}
-        change = self._change(known.get("source", {}))
+        change = self._change(known.get("source"))
         if change:
             print(f"note        {change}")
         new = {  # long values once, until they change
@@ -79,7 +80,7 @@ class RunRecord:
         self.sessions.append({**new, **first, "change": change})
         self.in_session = True
 
-    def _change(self, source_before: Mapping[str, str]) -> str | None:
+    def _change(self, source_before: Mapping[str, str] | None) -> str | None:
         """Describe what differs from the session before and may change the bits of the result."""
         if not self.sessions:
             return None
@@ -87,14 +88,9 @@ class RunRecord:
         platform = describe_platform(self.provenance)
         if describe_platform(before) != platform:
             changes.append(f"on {platform}, after {describe_platform(before)}")
-        source = self.provenance["source"]
-        if source_before and source_before != source:
-            names = sorted(
-                name
-                for name in {**source_before, **source}
-                if source_before.get(name) != source.get(name)
-            )
-            changes.append(f"with changed code in {', '.join(names)}")
+        if before.get("source_sha256") != self.provenance["source_sha256"]:
+            where = changed_files(source_before, self.provenance.get("source"))
+            changes.append(f"with changed code{where}")
         if not changes:
             return None
         return f"{' and '.join(changes)}: the bits may differ from those of an uninterrupted run"

@@ -82,7 +82,7 @@ def provenance(device: torch.device, devices: Sequence[Mapping[str, str]]) -> Pr
 def code_provenance() -> Provenance:
     """Return command, code, versions and Slurm job of this process."""
     commit, diff = _git()
-    source = source_hashes()
+    source, changed = source_hashes(), bool(diff.strip())
     texts = {"diff": diff, "batch_script": _from_run_sh("DJSW_BATCH_SCRIPT")}
     for name, text in texts.items():
         if text and len(text) > TEXT_KEPT:
@@ -93,9 +93,9 @@ def code_provenance() -> Provenance:
         "command": _command(),
         "working_directory": escaped(relative_to_root(Path.cwd())),
         "started": utc_now(),
-        "git": commit and {"commit": commit, "changed": bool(diff.strip())},
+        "git": commit and {"commit": commit, "changed": changed},
         "source_sha256": source_sha256(source),
-        "source": source,
+        **({} if commit and not changed else {"source": source}),  # else the commit has them
         **texts,
         "versions": versions(),
         "container": None if image == "none" else escaped(Path(image).name),
@@ -145,8 +145,8 @@ def utc_now() -> str:
 def source_hashes() -> dict[str, str]:
     """Return the SHA-256 of each source file, by its path in the repository.
 
-    Committed or not: a record precedes the commit that holds it, so a commit alone cannot tell
-    whether the code is still the same.
+    A record precedes the commit that holds it, so commits alone cannot tell whether the code is
+    still the same.
     """
     files = (path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
     return {path.relative_to(ROOT).as_posix(): sha256_of(path) for path in sorted(files)}
@@ -156,6 +156,14 @@ def source_sha256(source: Mapping[str, str]) -> str:
     """Return one hash over :func:`source_hashes`."""
     lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(source.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def changed_files(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -> str:
+    """Return " in " and the source files that differ; nothing where their hashes are unknown."""
+    if before is None or now is None:
+        return ""
+    names = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
+    return f" in {', '.join(names)}"
 
 
 def versions() -> dict[str, str]:
