@@ -1,5 +1,6 @@
 """Evaluation of a checkpoint on a test set: ``evaluate_model(args)``."""
 
+import gzip
 import re
 import time
 from contextlib import ExitStack
@@ -59,7 +60,8 @@ from utils.statistics.measure import measure
 
 #: Endings of the files that an evaluation owns, after ``{exp_name}_``.
 OWNED = (
-    r"metrics\.json|(predictions|probabilities)\.csv|report\.md|(confusion|reliability|errors)\.png"
+    r"metrics\.json|predictions\.csv\.gz|probabilities\.csv|report\.md|"
+    r"(confusion|reliability|errors)\.png"
 )
 
 
@@ -124,7 +126,7 @@ def evaluate_model(args: Any, *, report: bool = True) -> EvaluationResult:
             record = _save(job, results, session, log_probabilities, report=report)
             if report:
                 print(evaluation_summary(record))
-        for ending in ("metrics.json", "predictions.csv", *["report.md"] * report):
+        for ending in ("metrics.json", "predictions.csv.gz", *["report.md"] * report):
             print(f"{ending.partition('.')[0]:<11} {job.path(ending)}")
     page = job.path("report.md") if report else None
     return EvaluationResult(record, job.path("metrics.json"), page)
@@ -228,7 +230,7 @@ def _save(
         }
     )
     with exclusive_output(job.path("metrics.json"), job.taken, OWNED):
-        written = {"predictions.csv": predictions}
+        written = {"predictions.csv.gz": gzip.compress(predictions, mtime=0)}
         if report:
             written["probabilities.csv"] = probabilities_csv(*of_images)
             written["report.md"] = evaluation_page(record).encode()

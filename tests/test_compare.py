@@ -194,7 +194,7 @@ def test_checkpoints_leave_metrics_and_predictions_only(call):
     assert len(found) == 2
     assert {name.split("_on_mnist_4_9_")[1] for name in found} == {
         "metrics.json",
-        "predictions.csv",
+        "predictions.csv.gz",
     }
 
 

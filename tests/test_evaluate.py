@@ -1,6 +1,7 @@
 """Evaluations: numbers, page, figures and predictions."""
 
 import csv
+import gzip
 import json
 import sys
 from typing import Any
@@ -50,7 +51,7 @@ def measured(tmp_path, processed, monkeypatch):
 def test_numbers_follow_from_the_predictions(measured):
     """The reference computes all of metrics.json from the CSV with scikit-learn."""
     folder, record = measured
-    with (folder / "e_predictions.csv").open() as file:
+    with gzip.open(folder / "e_predictions.csv.gz", "rt") as file:
         predictions = list(csv.DictReader(file))
     with (folder / "e_probabilities.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -242,7 +243,7 @@ def test_errors_figure_shows_the_most_confident_errors(measured, tmp_path, monke
     monkeypatch.setattr(figures, "GALLERY", 5)
     assert evaluate(folder, tmp_path / "bare.pt", "again") == 0
     images, captions = shown[0]
-    with (folder / "e_predictions.csv").open() as file:
+    with gzip.open(folder / "e_predictions.csv.gz", "rt") as file:
         rows: list[dict[str, Any]] = [
             {**row, "index": index} for index, row in enumerate(csv.DictReader(file))
         ]
@@ -262,9 +263,9 @@ def test_interrupted_evaluation_is_repeated(measured, tmp_path, monkeypatch):
     """The metrics file is written last: without it the name is free."""
     folder, record = measured
     for path in folder.glob("e_*"):
-        if path.name not in ("e_predictions.csv", "e_confusion.png"):
+        if path.name not in ("e_predictions.csv.gz", "e_confusion.png"):
             path.unlink()
-    (folder / "e_predictions.csv").write_text("of another evaluation")
+    (folder / "e_predictions.csv.gz").write_text("of another evaluation")
     assert evaluate(folder, tmp_path / "bare.pt") == 0
     again = json.loads((folder / "e_metrics.json").read_text())
     assert again["predictions_sha256"] == record["predictions_sha256"]
@@ -356,8 +357,9 @@ def test_undefined_numbers_are_dashes(measured):
 
 def test_damaged_evaluations_are_refused(measured):
     folder, record = measured
-    path, predictions = folder / "e_metrics.json", folder / "e_predictions.csv"
-    text, table = path.read_text(), predictions.read_text()
+    path, predictions = folder / "e_metrics.json", folder / "e_predictions.csv.gz"
+    text, packed = path.read_text(), predictions.read_bytes()
+    table = gzip.decompress(packed)
 
     def refused(sentence):
         with pytest.raises(UsageError, match=sentence):
@@ -392,10 +394,13 @@ def test_damaged_evaluations_are_refused(measured):
         changed(path, change)
         refused(sentence)
         path.write_text(text)
-    for other in (table.replace("\n4,", "\n5,", 1), table[:-40], ""):
-        predictions.write_text(other)
+    for other in (
+        *map(gzip.compress, (table.replace(b"\n4,", b"\n5,", 1), table[:-40], b"", bytes(2**26))),
+        *(table, packed[:-9], packed[:9] + bytes(20), b""),
+    ):
+        predictions.write_bytes(other)
         refused("does not hold the predictions")
     predictions.unlink()
-    refused("e_predictions.csv is missing")
-    predictions.write_text(table)
+    refused("e_predictions.csv.gz is missing")
+    predictions.write_bytes(packed)
     assert read_evaluation(path).record == record

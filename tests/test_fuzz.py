@@ -61,7 +61,7 @@ TARGETS = {
     "resumed checkpoint": ("out/e_checkpoint_best.pt", "DJSW/main.py", f"{TRAIN} --resume"),
     "compared metrics": ("run/e_metrics.json", "DJSW/compare.py", "FILE run/f_metrics.json"),
     "compared predictions": (
-        "run/e_predictions.csv",
+        "run/e_predictions.csv.gz",
         "DJSW/compare.py",
         "run/e_metrics.json run/f_metrics.json",
     ),

@@ -77,7 +77,7 @@ def test_train_then_evaluate_under_one_name(call, username):
         *(["e_errors.png"] if metrics["correct"] < 43 else []),
         "e_history.csv",
         "e_metrics.json",
-        "e_predictions.csv",
+        "e_predictions.csv.gz",
         "e_probabilities.csv",
         "e_reliability.png",
         "e_report.md",

@@ -99,7 +99,7 @@ def test_checkout_is_small(published):
     for name in checkout_files():
         size = (ROOT / name).stat().st_size
         assert size <= 500_000 or name.endswith("_checkpoint_best.pt"), name
-        assert size <= 60_000 or not name.endswith("_predictions.csv"), name
+        assert size <= 60_000 or not name.endswith("_predictions.csv.gz"), name
     assert sum((ROOT / name).stat().st_size for name in checkout_files()) < 12_000_000
 
 

@@ -180,7 +180,7 @@ def test_evaluations_and_checkpoints_of_other_weights_are_not_published(publishe
     weights, tuned = published / "weights" / "WMLP", published / "reports" / "tuned"
     metrics, best = tuned / "wmlp_tuned_2_metrics.json", weights / "wmlp_tuned_2_checkpoint_best.pt"
     other = weights / "wmlp_tuned_1_checkpoint_best.pt"
-    predictions = tuned / "wmlp_tuned_2_predictions.csv"
+    predictions = tuned / "wmlp_tuned_2_predictions.csv.gz"
     evaluated = metrics.read_bytes(), predictions.read_bytes()
     own, loaded = best.read_bytes(), load_checkpoint(best)
 

@@ -1,7 +1,9 @@
 """Evaluations on disk: the typed content of the metrics file, and its predictions."""
 
+import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from utils.errors import UsageError
 from utils.records.files import FileRecord
 from utils.records.provenance import without_nan
 from utils.records.typed import (
+    TEXT_LIMIT,
     check_type,
     content_sha256,
     read_bytes,
@@ -297,17 +300,18 @@ def read_evaluation(path: Path) -> Evaluation:
     :raises UsageError: one is missing, damaged, of another format, or they do not match.
     """
     record = read_metrics(path)
-    predictions = path.with_name(f"{record['exp_name']}_predictions.csv")
+    predictions = path.with_name(f"{record['exp_name']}_predictions.csv.gz")
     if not predictions.exists():
         raise UsageError(f"{predictions} is missing: {path} refers to it ({AGAIN})")
     try:
-        content = read_bytes(predictions)
+        with gzip.open(io.BytesIO(read_bytes(predictions))) as file:
+            content = file.read(TEXT_LIMIT)  # what unpacks to more has another digest
         if hashlib.sha256(content).hexdigest() != record["predictions_sha256"]:
             raise ValueError("its digest is another")
         header, *lines = content.decode().splitlines()
         used = [header.split(",").index(name) for name in ("digit", "predicted")]
         columns = np.loadtxt(lines, np.int64, delimiter=",", usecols=used, ndmin=2)
-    except ValueError as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise UsageError(
             f"{predictions} does not hold the predictions of {path}: {shown(error)} ({AGAIN})"
         ) from None
