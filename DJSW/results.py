@@ -198,8 +198,8 @@ def model_card(found: Sequence[Result]) -> str:
         f"# {model['name']}: {username}'s network",
         f"{model['layers']}, {model['parameters']:,} parameters. It classifies "
         f"{'' if entry.names else 'the digits '}{', '.join(entry.classes.values())} of "
-        f"{LICENSES[entry.source].partition(':')[0]}, in {'color ' * (entry.channels > 1)}images of "
-        f"{width} x {height} pixels, and takes any other image for one of these.",
+        f"{LICENSES[entry.source].partition(':')[0]}, in {'color ' * (entry.channels > 1)}images "
+        f"of {width} x {height} pixels, and takes any other image for one of these.",
         *(part for result in found for part in _recipe_section(result)),
         "## Data",
         f"{LICENSES[entry.source]} 90 % of the training images were trained on; the other 10 % "

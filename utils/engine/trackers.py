@@ -115,8 +115,12 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[object]) -> np.ndarray
 
     rates = confusion / confusion.sum(1, keepdims=True).clip(1)
     np.fill_diagonal(rates, 0)
-    table = np.vstack([["", *names], np.c_[names, confusion]])
-    wide = max(40, *(8 * len(str(name)) + 8 for name in names))  # pixels of a column
+    texts, measure = (
+        [one_line(str(name), 20) for name in names],
+        ImageDraw.Draw(Image.new("1", (1, 1))),
+    )
+    table = np.vstack([["", *texts], np.c_[texts, confusion]])
+    wide = max(40, *(round(measure.textlength(text, font_size=14)) + 12 for text in texts))
     colors = np.full((*table.shape, 3), 255, np.uint8)
     colors[1:, 1:, 1:] -= (180 * rates / max(rates.max(), 0.01)).astype(np.uint8)[..., None]
     image = Image.fromarray(colors.repeat(40, 0).repeat(wide, 1))
