@@ -38,7 +38,7 @@ from utils.cli import Parser, fold, output_flags, positive_int, run_command, see
 from utils.distributed.environment import cores, require_single_process
 from utils.errors import MissingData, UsageError
 from utils.records import files
-from utils.records.evaluation import Evaluation, class_names, read_evaluation
+from utils.records.evaluation import Evaluation, class_names, class_word, read_evaluation
 from utils.records.files import ROOT, sha256_of
 from utils.records.h5 import array_hashes, read_h5
 from utils.records.provenance import code_provenance, flat, write_json
@@ -221,7 +221,7 @@ def save_hard_images(path: Path, test_set: TestSet) -> str:
 
     if len(wrong) > GALLERY:
         text += f", of which {GALLERY} are shown"
-    title = f"{text}: true → predicted" + ("" if "class_names" in record else " digit")
+    title = f"{text}: true → predicted {class_word(record)}"
     save_mosaic(path, title, images[wrong][:GALLERY], captions[:GALLERY], columns=8)
     doubtful = len(known.intersection(wrong.tolist()))
     note = f"; most of five people did not choose the label of {doubtful} of them" * bool(doubtful)

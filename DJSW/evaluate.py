@@ -40,6 +40,7 @@ from utils.records.evaluation import (
     Results,
     TrainingRecord,
     class_names,
+    class_word,
     predictions_csv,
     probabilities_csv,
     with_digest,
@@ -253,14 +254,12 @@ def _save_figures(
     true, confidence = job.data.classes, np.exp(log_probabilities.max(1))
     errors = np.flatnonzero(predicted != true)
     shown = errors[np.argsort(-confidence[errors], kind="stable")][: figures.GALLERY]
-    arrow = " →\n" if "class_names" in record else " → "
     captions = [
-        f"{names[true[row]]}{arrow}{names[predicted[row]]}\n{percent(confidence[row])}"
-        for row in shown
+        f"{names[true[row]]} → {names[predicted[row]]}\n{percent(confidence[row])}" for row in shown
     ]
     if captions:
-        title = f"the most confident {len(shown)} of {len(errors)} errors: true → predicted"
-        title += "" if "class_names" in record else " digit"
+        title = f"the most confident {len(shown)} of {len(errors)} errors: true → predicted "
+        title += class_word(record)
         path, images = job.path("errors.png"), job.data.images[shown]
         figures.save_mosaic(path, title, images, captions, columns=8)
 

@@ -46,7 +46,7 @@ class Version(argparse.Action):
 
 def parser() -> cli.Parser:
     """Return the parser; it needs no torch, so that ``--help`` answers at once."""
-    flags = cli.Parser("Train or evaluate a person's network on a person's digits.")
+    flags = cli.Parser("Train or evaluate a person's network on a dataset.")
     flags.add_argument("--version", action=Version, help="print what runs here, and exit")
     for each in fields(Arguments):
         add_flag(flags, each)

@@ -72,11 +72,14 @@ class ImageDataset:
     centered: str = "mass"
 
     def __post_init__(self) -> None:
-        """Refuse shapes and labels that no file has."""
+        """Refuse shapes and labels that no file has, and labels without a name."""
         if len(self.image_shape) < 2 or self.image_shape[2:] not in ((), (3,)):
             raise ValueError(f"image_shape {self.image_shape}, expected (H, W) or (H, W, 3)")
         if not all(isinstance(each, int) and 0 <= each <= 255 for each in self.classes):
             raise ValueError(f"classes {[*self.classes]}, expected labels from 0 to 255")
+        names = {name for name in self.classes.values() if isinstance(name, str) and name.strip()}
+        if len(names) < len(self.classes):
+            raise ValueError(f"classes {self.classes}, expected a name of its own for each label")
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -243,7 +246,7 @@ def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
     data = MnistH5Dataset(path, target_transform=DigitClasses(entry.labels))
     _check_content(data, entry, train=train)
     if data.source is None:
-        print(f"note        {path} does not say where its digits are from: their origin is unknown")
+        print(f"note        {path} does not say where its images are from: their origin is unknown")
     return data
 
 
@@ -254,7 +257,7 @@ def _check_content(data: MnistH5Dataset, entry: ImageDataset, *, train: bool) ->
     """
     import numpy as np
 
-    remedy = "(delete it to create it again)"
+    remedy = "(delete it to create it again, or mend the entry in DJSW/pipelines.py)"
     shape = data.images.shape[1:]
     if shape != entry.image_shape:
         raise RunError(f"{data.h5_path}: images {shape}, expected {entry.image_shape} {remedy}")

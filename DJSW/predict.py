@@ -101,10 +101,15 @@ def command(args: argparse.Namespace) -> None:
         try_model(models[path], username, dataset, 2, train=False)
     assert dataset is not None, "argparse takes one file or more"
     entry = DATASETS[dataset]
-    if entry.channels != 1 or not (args.raw or entry.digit_size):
+    if entry.channels != 1:
         raise UsageError(
-            f"--load_checkpoint {weights[0]} is of {dataset}: pictures are converted to gray "
-            "digits only (give gray images in the dataset's form, and --raw)"
+            f"--load_checkpoint {weights[0]} is of {dataset}, in color: pictures are read in gray "
+            "(evaluate it with DJSW/main.py)"
+        )
+    if not (args.raw or entry.digit_size):
+        raise UsageError(
+            f"--load_checkpoint {weights[0]} is of {dataset}: pictures are converted for networks "
+            f"of handwritten digits only (give images of its size, {entry.image_shape}, and --raw)"
         )
     classes = [*entry.classes.values()]
     known = f"{', '.join(classes[:-1])} and {classes[-1]}"
@@ -215,7 +220,7 @@ def save(
     """
     from utils.report.figures import save_predictions
 
-    lines, captions = [], []
+    lines, captions, wide = [], [], max(map(len, classes))
     pictures: dict[Path, list[str]] = {}
     box = ("left", "top", "right", "bottom")
     rows = [["image", "number", *box, "predicted", *(f"p_{digit}" for digit in classes)]]
@@ -223,7 +228,7 @@ def save(
         best = [(classes[k], row[k]) for k in (-row).argsort(kind="stable")[:3]]
         note = "not sure: perhaps none of them" if best[0][1] < unsure else ""
         pictures.setdefault(digit.path, []).append(f"{best[0][0]}{'?' if note else ''}")
-        lines.append([digit.name, *(f"{value} {percent(p):>8}" for value, p in best), note])
+        lines.append([digit.name, *(f"{value:{wide}} {percent(p):>8}" for value, p in best), note])
         short = digit.name if len(digit.name) <= 24 else f"{digit.name[:12]}…{digit.name[-11:]}"
         texts = [f"{value}   {percent(p)}" for value, p in best]
         captions.append("\n".join([short, note.partition(":")[0], *texts]))

@@ -38,7 +38,7 @@ from utils.report.tables import interval, number
 from utils.statistics.comparison import mean_and_deviation
 
 BEGIN, END = "<!-- by DJSW/results.py -->\n", "<!-- to here -->\n"
-#: Who may do what with the digits.
+#: Who may do what with the images of a source, whose name comes first.
 LICENSES = {
     "mnist": "MNIST: Y. LeCun and C. Cortes, Creative Commons Attribution-Share Alike 3.0.",
     "usps": "USPS: digits of the U.S. Postal Service, shared for research without a license.",
@@ -192,14 +192,14 @@ def model_card(found: Sequence[Result]) -> str:
     username, model = found[0].username, found[0].published["model"]
     person = PEOPLE[username]
     entry, folder = DATASETS[person.dataset], ROOT / "weights" / person.model_name
+    width, height = entry.image_size[::-1]
     others = (name for name in DATASETS if name != person.dataset)
     parts = [
         f"# {model['name']}: {username}'s network",
         f"{model['layers']}, {model['parameters']:,} parameters. It classifies "
         f"{'' if entry.names else 'the digits '}{', '.join(entry.classes.values())} of "
-        f"{entry.source.upper()}, in images of "
-        f"{entry.image_size[1]} x {entry.image_size[0]} pixels, and takes any other image for one "
-        "of these.",
+        f"{LICENSES[entry.source].partition(':')[0]}, in {'color ' * (entry.channels > 1)}images "
+        f"of {width} x {height} pixels, and takes any other image for one of these.",
         *(part for result in found for part in _recipe_section(result)),
         "## Data",
         f"{LICENSES[entry.source]} 90 % of the training images were trained on; the other 10 % "
@@ -224,8 +224,8 @@ def _recipe_section(result: Result) -> list[str]:
         for name, value in metric_values(evaluation).items()
     ]
     pairs = ", ".join(
-        f"{digit} predicted as {other} ({count})"
-        for digit, other, count in tables.confused_pairs(evaluation)[:3]
+        f"{true} predicted as {other} ({count})"
+        for true, other, count, _ in tables.confused_pairs(evaluation)[:3]
     )
     seeds = sorted(each["settings"]["seed"] for each in result.runs.values())
     errors = f"{evaluation['images'] - evaluation['correct']} errors"

@@ -30,13 +30,13 @@ from utils.statistics.selective import accuracy_without_least_sure, auroc
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Log probabilities (N, C) of images (N, 1, H, W).
+#: Log probabilities (N, C) of images (N, channels, H, W).
 Predict = Callable[["Tensor"], np.ndarray]
 
 
 def parser() -> Parser:
     """Return the parser."""
-    flags = Parser("Evaluate networks on corrupted images, on other digits and on no digits.")
+    flags = Parser("Evaluate networks on corrupted images, on other datasets and on noise.")
     add = flags.add_argument
     add("checkpoints", nargs="+", metavar="CHECKPOINT", help="a checkpoint or a state dict")
     output_flags(flags, "robustness")
@@ -124,12 +124,10 @@ def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
     :data:`MOST`; ``unsure`` are the shares below it. ``unknown``: by kind of images, their number,
     AUROC with its ends, and the share below the threshold.
     """
-    import torch
-
     from utils.corruptions import CORRUPTIONS, corrupt
 
     data = open_split(dataset, train=False)
-    images, classes = torch.tensor(data.images).unsqueeze(1) / 255, data.classes
+    images, classes = data[:][0], data.classes
     clusters = Clusters.of(data.writers, len(data))
     found: dict[str, Any] = {
         "images": len(data),

@@ -1,1 +1,1 @@
-"""Raw digits to HDF5, one command per source."""
+"""Raw images to HDF5, one command per source."""

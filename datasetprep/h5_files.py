@@ -1,4 +1,4 @@
-"""HDF5 file of one split: written from raw digits, verified against its own attributes.
+"""HDF5 file of one split: written from raw images, verified against its own attributes.
 
 A file holds ``images`` uint8 (N, H, W) or in color (N, H, W, 3), and ``labels`` uint8 (N,), the
 original ones, in the order of the raw files, in the form of :mod:`utils.records.h5`; where it is

@@ -45,15 +45,20 @@ def page() -> str:
     for found in results().values():
         parameters = 0
         for result in reversed(found):  # the last recipe is the best one
+            person = PEOPLE[result.username]
+            entry, name = DATASETS[person.dataset], f"{person.model_name} {result.recipe}"
+            if entry.channels > 1 or not entry.digit_size:
+                missing.append(f"{name} (it reads no handwritten digits)")
+                continue
             network = describe_network(result)
             if network is None:
+                missing.append(f"{name} (it has other than linear layers)")
                 continue
             parameters += sum(inputs * outputs for inputs, outputs in pairwise(network["sizes"]))
-            name = f"{network['name']} {network['recipe']}"
             if parameters <= MOST:
                 networks.append(network)
             else:
-                missing.append(name)
+                missing.append(f"{name} (it is too large)")
             metrics = ROOT / "reports" / result.recipe / f"{result.name}_metrics.json"
             evaluation = name, read_evaluation(metrics)
             evaluations.setdefault(network["dataset"], []).append(evaluation)
@@ -80,7 +85,7 @@ def describe_network(result: Result) -> dict[str, Any] | None:
         "name": person.model_name,
         "recipe": result.recipe,
         "dataset": person.dataset,
-        "classes": DATASETS[person.dataset].labels,
+        "classes": [*DATASETS[person.dataset].classes.values()],
         "threshold": threshold([path]),
         "slope": slope,
         "sizes": [layers[0].in_features, *(layer.out_features for layer in layers)],
@@ -128,8 +133,8 @@ def describe_dataset(name: str, evaluations: Sequence[tuple[str, Evaluation]]) -
         for network, own in evaluations:
             if not own.correct[row]:
                 taken.setdefault(int(own.predicted[row]), []).append(network)
-        errors = "; ".join(f"{digit} by {', '.join(who)}" for digit, who in taken.items())
-        samples.append({"digit": int(data.labels[row]), "errors": errors})
+        errors = "; ".join(f"{entry.classes[k]} by {', '.join(who)}" for k, who in taken.items())
+        samples.append({"name": entry.classes[int(data.labels[row])], "errors": errors})
     images = deflated(np.ascontiguousarray(data.images[rows]).tobytes())
     return {**form, "centered": entry.centered, "samples": samples, "images": images}
 

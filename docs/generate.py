@@ -1,6 +1,6 @@
 """Write the drawings of the networks to ``docs/pictures/``: ``uv run docs/generate.py``.
 
-A test fails if one of them is out of date. Pictures of digits, which need the data, are drawn again
+A test fails if one of them is out of date. Pictures of images, which need the data, are drawn again
 if one is deleted. The pages of flags and of results are not committed: ``docs/conf.py`` writes them
 when the site is built.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.fx import symbolic_trace
 from torch.fx.passes.shape_prop import ShapeProp
@@ -32,6 +33,7 @@ from DJSW.recipes import RECIPES
 from DJSW.results import list_row, read_records, results, write
 from utils.cli import Parser, run_command
 from utils.engine.augmentation import augmenter
+from utils.errors import MissingData
 from utils.report import figures
 from utils.report.evaluation_page import evaluation_page
 from utils.report.sweep_page import settings_text
@@ -144,19 +146,21 @@ def _result_row(records: Records, path: Path, run: Path | None) -> list[str]:
     return [escape(record["exp_name"]), links, *texts]
 
 
-def stages(model: nn.Module, image_size: tuple[int, int]) -> list[tuple[str, torch.Size]] | None:
+def stages(model: nn.Module, image: tuple[int, ...]) -> list[tuple[str, torch.Size]] | None:
     """Return name and shape of the input and of what each layer passes on, after any pooling.
 
     Return None for a network that is not a sequence of linear and convolutional layers: one with
     branches, a layer used twice, or other layers.
+
+    :param image: the shape (C, H, W) of the input.
     """
     unused = [module for module in model.modules() if any(True for _ in module.parameters(False))]
     try:
         traced = symbolic_trace(model.eval())
     except Exception:  # whatever depends on the images' values
         return None
-    ShapeProp(traced).propagate(torch.zeros(1, 1, *image_size))
-    found = [("image", torch.Size((1, *image_size)))]
+    ShapeProp(traced).propagate(torch.zeros(1, *image))
+    found = [("image", torch.Size(image))]
     tensors = {node for node in traced.graph.nodes if "tensor_meta" in node.meta}
     for node in (node for node in traced.graph.nodes if node in tensors):
         shape = getattr(node.meta["tensor_meta"], "shape", ())[1:]
@@ -181,17 +185,17 @@ def stages(model: nn.Module, image_size: tuple[int, int]) -> list[tuple[str, tor
     return None if unused else [*found[:-1], ("logits", found[-1][1])]
 
 
-def drawing(model: nn.Module, image_size: tuple[int, int]) -> str | None:
-    """Return the network as SVG, or None where :func:`stages` finds none.
+def drawing(model: nn.Module, image: tuple[int, ...]) -> str | None:
+    """Return the network as SVG, or None where :func:`stages` of images (C, H, W) finds none.
 
     The height of a bar is the logarithm of the layer's units; maps (C, H, W) are to scale.
     """
-    found = stages(model, image_size)
+    found = stages(model, image)
     if found is None:
         return None
     x, before, drawn = 30.0, "", []
     for name, shape in found:
-        sides = [84 * side / max(image_size) for side in shape[1:]] or [12 * log2(shape[0]), 16]
+        sides = [84 * side / max(image[1:]) for side in shape[1:]] or [12 * log2(shape[0]), 16]
         top, bottom, right = 80 - sides[0] / 2, 80 + sides[0] / 2, x + sides[1]
         if before:
             drawn.append(f'<path d="{before.format(x, top, bottom)}" fill="#dde6f0"/>')
@@ -221,7 +225,9 @@ def drawings() -> dict[Path, str]:
     written = {}
     for username in (username for username, own in results().items() if own):
         dataset = PEOPLE[username].dataset
-        picture = drawing(build_model(username, dataset)[0], DATASETS[dataset].image_size)
+        entry = DATASETS[dataset]
+        model, _ = build_model(username, dataset)
+        picture = drawing(model, (entry.channels, *entry.image_size))
         if picture is not None:
             written[PICTURES / f"{username}.svg"] = picture
     return written
@@ -239,17 +245,23 @@ def with_vector_figures(page: Path, text: str) -> str:
     return re.sub(r"\]\((\S+)\.png\)", vector, text)
 
 
-def save_digits() -> None:
-    """Draw the first training image of each digit, and what the tuned recipe makes of a digit."""
+def save_images() -> None:
+    """Draw the first training image of each class, and what the tuned recipe makes of a digit."""
     images, captions = [], []
     for name, entry in DATASETS.items():
-        data = open_split(name, train=True)
-        captions += [name] * len(entry.labels)
-        for digit in entry.labels:  # at 112 pixels, 4 times 28 and 7 times 16
-            image = data.images[data.labels == digit][0]
-            images.append(np.kron(image, np.ones([112 // len(image)] * 2, np.uint8)))
-    title = "the first image of each digit in the training files"
-    figures.save_mosaic(PICTURES / "data.png", title, np.stack(images), captions, 9)
+        try:
+            data = open_split(name, train=True)
+        except MissingData as error:  # SVHN cannot be fetched everywhere
+            print(f"left out    {name}: {error}")
+            continue
+        captions += [f"{name}\n{text}" if entry.names else name for text in entry.classes.values()]
+        for label in entry.labels:  # 112 pixels are 4 times 28 and 7 times 16
+            image = Image.fromarray(data.images[data.labels == label][0])
+            images.append(image.resize((112, 112), Image.Resampling.NEAREST))
+    mode = max((image.mode for image in images), key=len)  # "RGB" if one is in color
+    stack = np.stack([np.asarray(image.convert(mode)) for image in images])
+    title = "the first image of each class in the training files"
+    figures.save_mosaic(PICTURES / "data.png", title, stack, captions, 9)
     five = torch.tensor(open_split("mnist_4_9", train=True).images[:1, None]) / 255
     augment = augmenter(RECIPES["tuned"]["mnist_4_9"].augmentation, (28, 28), five.device)
     seen = torch.cat([five, augment(five.expand(8, 1, 28, 28), 8, 0)])[:, 0].numpy()
@@ -258,10 +270,10 @@ def save_digits() -> None:
 
 
 def command(args: argparse.Namespace) -> None:
-    """Write the drawings that are out of date, and the pictures of digits if one is missing."""
+    """Write the drawings that are out of date, and the pictures of data if one is missing."""
     write(drawings())
     if not all((PICTURES / name).exists() for name in ("data.png", "tuned.png")):
-        save_digits()
+        save_images()
 
 
 if __name__ == "__main__":

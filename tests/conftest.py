@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,11 @@ def checkout_files() -> list[str]:
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("needs the git checkout (git clone), not an unpacked archive")
     return sorted(listed() | listed("--others", "--exclude-standard", "--", *processes.PACKAGES))
+
+
+def python_blocks(page: str) -> list[str]:
+    """Return the Python blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def copy_checkout(folder: Path, *wanted: str) -> Path:

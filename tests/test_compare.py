@@ -244,7 +244,7 @@ def test_same_images_with_other_labels_are_another_test_set(call, processed, mon
     write_h5(processed / DATASETS["mnist_4_9"].test_file, images, labels)
     b = untrained(call, "b", 1)
     drawn = []
-    monkeypatch.setattr("utils.report.figures._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("utils.report.figures._save", lambda figure, path, *_: drawn.append(figure))
     call(compare.main, a, b, "--output_dir", call.out, "--exp_name", "c")
     record = json.loads((call.out / "c_comparison.json").read_text())
     assert [len(test_set["ranking"]) for test_set in record["test_sets"]] == [1, 1]
@@ -263,7 +263,7 @@ def test_equal_names_are_distinguished(call, tmp_path, monkeypatch):
     argv = ["--username=sigurd", "--exp_name=e", "--output_dir", tmp_path / "more"]
     assert call(djsw.main, *argv, "--load_checkpoint", tmp_path / "bare.pt")[0] == 0
     drawn = []
-    monkeypatch.setattr("utils.report.figures._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("utils.report.figures._save", lambda figure, path, *_: drawn.append(figure))
     arguments = (a, tmp_path / "more" / "e_metrics.json", "--output_dir", call.out)
     assert call(compare.main, *arguments, "--exp_name", "c")[0] == 0
     (axes,) = drawn[0].axes

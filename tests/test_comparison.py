@@ -212,5 +212,5 @@ def test_arguments_of_the_network_are_named_where_they_differ():
     found = rank([evaluation("a", 9, seed=1), evaluation("b", 3, seed=1, width=4)])
     page = comparison_page(found, "x", ["usps_0_6"])
     assert "- b: lr 0.1; seed 1; width 4\n- a: lr 0.1; seed 1; width 2" in page
-    assert "Left out, since their digits were out of reach: usps_0_6." in page
+    assert "Left out, since their data were out of reach: usps_0_6." in page
     assert "Left out" not in comparison_page(found, "x")

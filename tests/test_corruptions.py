@@ -85,3 +85,12 @@ def centers(images):
     mass = images.sum((1, 2, 3))
     y = (images.sum(3) * places).sum((1, 2)) / mass
     return torch.stack([y, (images.sum(2) * places).sum((1, 2)) / mass], dim=1)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_channels_are_corrupted_alike(kind):
+    gray, factors = digit(), torch.tensor([1.0, 0.5, 0.25]).view(1, 3, 1, 1)
+    found = corrupt(gray * factors, kind, 2)
+    assert found.shape == (4, 3, 28, 28)
+    if kind not in ("noise", "contrast", "occlusion"):  # these are linear
+        assert torch.allclose(found, corrupt(gray, kind, 2) * factors, atol=1e-6)

@@ -1,5 +1,6 @@
 """The documents: their commands run, their links resolve, generated files are up to date."""
 
+import dataclasses
 import html
 import json
 import os
@@ -21,15 +22,21 @@ from conftest import (
     clean_environment,
     copy_checkout,
     digit_images,
+    python_blocks,
     write_datasets,
     write_h5,
 )
 from torch import nn
 
 sys.path.insert(0, str(ROOT / "docs"))
+import drawing
 import generate
 
+from datasetprep import create_svhn_dataset
 from DJSW import recipes, results
+from DJSW.pipelines import DATASETS
+from utils.errors import MissingData
+from utils.mnist_dataset import MnistH5Dataset
 
 #: Pages in docs/ that docs/conf.py writes.
 COPIES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "commands.md", "results.md")
@@ -94,11 +101,6 @@ def git(folder, *arguments):
 def commit(folder):
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message=all")
-
-
-def python_blocks(page):
-    """Return the Python blocks of a page."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def add_examples(folder, page):
@@ -332,7 +334,7 @@ def test_drawing_of_a_cnn_has_its_stages():
     """The CNN of docs/extending.md, with the shapes that its comments and layers give."""
     module: dict[str, Any] = {}
     exec(python_blocks("docs/extending.md")[0], module)
-    text = str(generate.drawing(module["CNet"](classes=6), (28, 28)))
+    text = str(generate.drawing(module["CNet"](channels=1, classes=6), (1, 28, 28)))
     assert re.findall(r">([^<>\n]+)</text>", text) == [
         *("1 x 28 x 28", "image", "16 x 14 x 14", "conv 3 x 3"),
         *("32 x 4 x 4", "conv 3 x 3", "6", "logits"),
@@ -340,11 +342,13 @@ def test_drawing_of_a_cnn_has_its_stages():
     sides = re.findall(r'width="(\d+)" height="(\d+)" rx', text)
     assert sides == [("84", "84"), *[("42", "42")] * 3, *[("12", "12")] * 3, ("16", "31")]
     ElementTree.fromstring(text)
+    text = str(generate.drawing(module["CNet"](channels=3, classes=10), (3, 32, 32)))
+    assert ">3 x 32 x 32</text>" in text and text.count('width="84" height="84" rx') == 3
 
 
 @pytest.mark.parametrize("network", [Twice, Residual, Conditional])
 def test_only_sequences_are_drawn(network):
-    assert generate.drawing(network(), (28, 28)) is None
+    assert generate.drawing(network(), (1, 28, 28)) is None
 
 
 def test_other_layers_are_not_drawn():
@@ -352,15 +356,51 @@ def test_other_layers_are_not_drawn():
     unused = Reshaping()
     unused.rest = nn.Linear(1, 1)
     pooled = nn.Sequential(nn.Conv2d(1, 6, 5, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert generate.drawing(attention, (28, 28)) is None
-    assert generate.drawing(unused, (28, 28)) is None
-    assert ">784<" in str(generate.drawing(Reshaping(), (28, 28)))
-    assert ">6 x 1 x 1</text>" in str(generate.drawing(pooled, (28, 28)))
+    assert generate.drawing(attention, (1, 28, 28)) is None
+    assert generate.drawing(unused, (1, 28, 28)) is None
+    assert ">784<" in str(generate.drawing(Reshaping(), (1, 28, 28)))
+    assert ">6 x 1 x 1</text>" in str(generate.drawing(pooled, (1, 28, 28)))
 
 
-def test_pictures_of_digits_are_small():
+def test_pictures_of_images_are_small():
     for name in ("data", "tuned"):
-        assert 2000 < (ROOT / "docs" / "pictures" / f"{name}.png").stat().st_size < 25_000
+        assert 2000 < (ROOT / "docs" / "pictures" / f"{name}.png").stat().st_size < 27_000
+
+
+@pytest.mark.parametrize("fetched", [True, False])
+def test_picture_of_the_data_has_what_is_at_hand(fetched, tmp_path, processed, monkeypatch, capsys):
+    """The first image of each class with its dataset, and its name; in color if one is."""
+    if not fetched:
+        (processed / "svhn.h5").unlink()
+
+        def fetch(*_):
+            raise MissingData("no network here")
+
+        monkeypatch.setattr(create_svhn_dataset.raw_files, "fetch", fetch)
+    saved = []
+    monkeypatch.setattr(generate.figures, "save_mosaic", lambda *given: saved.append(given))
+    generate.save_images()
+    (_, _, images, captions, _), _ = saved
+    assert images.shape[:3] == (37 if fetched else 27, 112, 112) and len(captions) == len(images)
+    assert images.shape[3:] == ((3,) if fetched else ())
+    assert captions[0] == "mnist_4_9" and "fashion\nankle boot" in captions
+    assert ("left out    svhn: no network here" in capsys.readouterr().out) == (not fetched)
+    first = MnistH5Dataset(processed / "usps_0_6.h5").images[0]
+    expected = first.repeat(7, 0).repeat(7, 1)
+    assert (images[6].reshape(112, 112, -1) == expected[..., None]).all()
+
+
+def test_only_digits_are_drawn_on_the_page(monkeypatch):
+    """A network of anything else is left out, and the page says so."""
+    monkeypatch.setitem(
+        DATASETS, "usps_0_6", dataclasses.replace(DATASETS["usps_0_6"], digit_size=0)
+    )
+    monkeypatch.setattr(drawing, "describe_dataset", lambda name, _: {"name": name})
+    data = json.loads(re.findall(r"const DATA = (.*);\n", drawing.page())[0])
+    assert "WMLP standard (it reads no handwritten digits)" in data["missing"]
+    assert {network["name"] for network in data["networks"]} == {"SMLP", "DMLP"}
+    assert data["datasets"].keys() == {"mnist_4_9", "mnist_0_3"}
+    assert data["networks"][0]["classes"] == ["4", "5", "6", "7", "8", "9"]
 
 
 @pytest.mark.parametrize(("page", "least"), [("troubleshooting.md", 12), ("extending.md", 10)])

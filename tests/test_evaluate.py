@@ -210,7 +210,7 @@ def test_page_shows_the_record(measured):
 def test_pictures_show_their_arguments(tmp_path, monkeypatch):
     """Texts and heights are read back from matplotlib's artists."""
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "_save", lambda figure, path, *_: drawn.append(figure))
     names = ("above", "up_to", "images", "right", "confidence", "low", "high")
     rows = [(0.4, 0.6, 4, 1, 0.5, 0.1, 0.7), (0.8, 1, 9, 9, 0.9, 0.7, 1)]
     record = {

@@ -87,6 +87,9 @@ DRAW = {
     "errors": lambda path: figures.save_mosaic(
         path, "t " * 80, np.zeros((32, 28, 28)), ["4 → 9\n> 99.9 %"] * 32, columns=8
     ),
+    "names": lambda path: figures.save_mosaic(
+        path, "t", np.zeros((9, 28, 28)), ["T-shirt/top → ankle boot, bag\n> 99.9 %"] * 9, columns=8
+    ),
     "one error": lambda path: figures.save_mosaic(
         path, "wrong " * 12, np.zeros((1, 28, 28)), ["4 → 9, 7"], columns=8
     ),
@@ -97,7 +100,7 @@ DRAW = {
 def drawn(monkeypatch):
     """The figures that are saved."""
     saved = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr(figures, "_save", lambda figure, path, *_: saved.append(figure))
     return saved
 
 
@@ -105,7 +108,7 @@ def drawn(monkeypatch):
 def test_text_is_inside_the_picture_and_legible(name, tmp_path, monkeypatch):
     """No text leaves the picture, texts of an axis do not overlap, and 8 points are the least."""
 
-    def check(figure, path):
+    def check(figure, path, *_):
         FigureCanvasAgg(figure).draw()
         width, height = figure.get_size_inches() * figure.dpi
         # 900 pixels are shown at 800; the sheets of digits are a little wider.
@@ -230,6 +233,27 @@ def test_mosaic_has_captions_beside_the_images(tmp_path, drawn):
     canvas = axes.images[0].get_array()
     for image, (y, x) in zip(images, ((0, 0), (0, 38), (19, 0)), strict=True):
         assert (canvas[y : y + 16, x : x + 16] == image).all()
+
+
+def test_mosaic_is_in_color_and_wraps_names(tmp_path, drawn):
+    images = np.random.default_rng(0).integers(0, 255, (2, 8, 8, 3), np.uint8)
+    captions = ["T-shirt/top → coat, bag", "HerbaceousVegetation"]
+    figures.save_mosaic(tmp_path / "m", "title", images, captions, columns=2)
+    (axes,) = drawn[0].axes
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["T-shirt/top →\ncoat,\nbag", "HerbaceousVege\ntation"]
+    canvas = axes.images[0].get_array()
+    assert (canvas[:8, 1:9] == images[0]).all() and (canvas[:8, 11:19] == images[1]).all()
+
+
+def test_images_in_color_keep_their_colors(tmp_path):
+    """Noise of 64 pixels, whose colors a palette of 64 for the figure would change."""
+    image = np.random.default_rng(0).integers(0, 255, (1, 8, 8, 3), np.uint8)
+    figures.save_mosaic(tmp_path / "m.png", "title", image, ["a"], columns=1)
+    with Image.open(tmp_path / "m.png") as picture:
+        found = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
+    distances = np.abs(found[:, None] - image.reshape(1, -1, 3).astype(int)).sum(2).min(0)
+    assert distances.max() <= 12
 
 
 def test_error_rates_by_test_set(tmp_path, drawn):

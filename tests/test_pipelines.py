@@ -2,11 +2,14 @@
 
 import json
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import pytest
-from conftest import digit_images, write_datasets, write_h5
+import torch
+from conftest import digit_images, python_blocks, write_datasets, write_h5
 
 from DJSW import compare, predict
 from DJSW import main as djsw
@@ -14,8 +17,10 @@ from DJSW.networks import build_model
 from DJSW.pipelines import DATASETS, PEOPLE, ImageDataset, Person, import_object, open_split
 from utils.errors import RunError
 from utils.mnist_dataset import MnistH5Dataset
+from utils.records.checkpoint import write_checkpoint
 from utils.records.evaluation import read_evaluation
 from utils.records.files import ROOT
+from utils.report import figures
 
 PUBLISHED = {
     "sigurd": ("SMLP", "mnist_4_9", 78_931),
@@ -160,74 +165,154 @@ def test_imports_go_one_way():
                 assert set(imported) <= {"torch", "collections", "itertools"}, file
 
 
-CNN = """
-from torch import nn
-
-class CNN(nn.Module):
-    def __init__(self, colors, rows, columns, kinds):
-        super().__init__()
-        layers = nn.Conv2d(colors, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1)
-        self.features = nn.Sequential(*layers)
-        self.output = nn.Linear(4 * rows * columns, kinds)
-
-    def forward(self, x):
-        return self.output(self.features(x).flatten(1))
-"""
+def documented(page, folder, monkeypatch):
+    """Add the network and the entry of a page, in this process; return its username."""
+    network, entry, *_ = python_blocks(page)
+    ((username, person),) = eval(f"dict({entry})", {"Person": Person}).items()
+    module = person.model.removeprefix("models.").partition(":")[0]
+    (folder / f"{module}.py").write_text(network)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(PEOPLE, username, replace(person, model=person.model[len("models.") :]))
+    return username
 
 
-def test_color_images_of_classes_with_names(tmp_path, processed, monkeypatch, capsys):
-    """An MLP and a CNN are trained and evaluated; names appear wherever a class is shown."""
-    names = {2: "disc", 5: "T-shirt/top", 9: "a|b <i>"}
-    shapes = ImageDataset(
-        "mine", names, (8, 6, 3), "shapes.h5", "shapes_test.h5", "datasetprep.none:none"
-    )
-    monkeypatch.setitem(DATASETS, "shapes", shapes)
+SHAPES = {2: "disc", 5: "T-shirt/top", 9: "a|b <i>"}
+
+
+@pytest.fixture
+def shapes(processed, monkeypatch):
+    """A dataset of images in color, of classes with names."""
+    entry = ImageDataset("mine", SHAPES, (8, 6, 3), "s.h5", "s_test.h5", "datasetprep.none:none")
+    monkeypatch.setitem(DATASETS, "shapes", entry)
     write_datasets(processed)
-    (tmp_path / "models_of_mine.py").write_text(CNN)
-    monkeypatch.syspath_prepend(tmp_path)
-    cnn = Person(
-        "models_of_mine:CNN",
-        "shapes",
-        output_argument="kinds",
-        channels_argument="colors",
-        height_argument="rows",
-        width_argument="columns",
-    )
-    monkeypatch.setitem(PEOPLE, "anna", cnn)
-    for username in ("anna", "waly"):
-        own = ["--username", username, "--exp_name", username, "--output_dir", str(tmp_path)]
-        train = ["--train", "--dataset", "shapes", "--num_epochs", "8", "--augmentation", "weak"]
-        assert djsw.main([*own, *train, "--lr", "0.01"]) == 0
-        best = tmp_path / f"{username}_checkpoint_best.pt"
-        capsys.readouterr()
-        assert djsw.main([*own, "--load_checkpoint", str(best)]) == 0
-        out = capsys.readouterr().out
-        assert "T-shirt/top" in out and "label distance" not in out and "digit" not in out
-        record = json.loads((tmp_path / f"{username}_metrics.json").read_text())
-        assert record["class_names"] == [*names.values()] and record["classes"] == [2, 5, 9]
-        assert record["label_distance"] == {} and record["metrics"]["accuracy"] > 0.6
-        evaluation = read_evaluation(tmp_path / f"{username}_metrics.json")
-        assert set(evaluation.predicted) <= set(names)
-        page = (tmp_path / f"{username}_report.md").read_text()
-        assert "| T-shirt/top" in page and "quantities" not in page and "digit" not in page
-        assert (tmp_path / f"{username}_confusion.png").exists()
-    first, second = (str(tmp_path / f"{name}_metrics.json") for name in ("anna", "waly"))
-    assert compare.main([first, second, "--exp_name", "c", "--output_dir", str(tmp_path)]) == 0
-    image = str(tmp_path / "anna_confusion.png")
+    return entry
+
+
+def test_documented_networks_on_digits_and_in_color(tmp_path, shapes, monkeypatch, capsys):
+    """The MLP of README.md and the CNN of docs/extending.md, trained, evaluated and compared.
+
+    Names appear wherever a class is shown, and "digit" only where classes are digits.
+    """
+    pages = ("README.md", "docs/extending.md")
+    users = [documented(page, tmp_path, monkeypatch) for page in pages]
+    for dataset, least in (("mnist_4_9", 0.25), ("shapes", 0.6)):
+        records = []
+        for username in users:
+            name = f"{username}_{dataset}"
+            own = ["--username", username, "--exp_name", name, "--output_dir", str(tmp_path)]
+            train = ["--train", "--dataset", dataset, "--num_epochs", "8", "--augmentation", "weak"]
+            assert djsw.main([*own, *train, "--lr", "0.01"]) == 0
+            best = tmp_path / f"{name}_checkpoint_best.pt"
+            capsys.readouterr()
+            assert djsw.main([*own, "--load_checkpoint", str(best)]) == 0
+            records.append(str(tmp_path / f"{name}_metrics.json"))
+            record, out = json.loads(Path(records[-1]).read_text()), capsys.readouterr().out
+            page = (tmp_path / f"{name}_report.md").read_text()
+            assert record["metrics"]["accuracy"] > least
+            if dataset == "shapes":
+                assert record["class_names"] == [*SHAPES.values()] and record["classes"] == [
+                    2,
+                    5,
+                    9,
+                ]
+                assert record["label_distance"] == {} and "| T-shirt/top" in page
+                assert "T-shirt/top" in out and "label distance" not in out
+                assert set(read_evaluation(Path(records[-1])).predicted) <= SHAPES.keys()
+            for text in (out, page):
+                assert ("digit" in text) == (dataset == "mnist_4_9")
+            assert (tmp_path / f"{name}_confusion.png").exists()
+        flags = ["--exp_name", f"c_{dataset}", "--output_dir", str(tmp_path)]
+        assert compare.main([*records, *flags]) == 0
     capsys.readouterr()
-    for arguments, sentence in (
-        ([image, "--load_checkpoint", str(best)], "pictures are converted to gray digits only"),
-        ([image, "--load_checkpoint", str(best), "--raw"], "gray digits only"),
-    ):
-        assert predict.main([*arguments, "--output_dir", str(tmp_path)]) == 2
-        assert sentence in capsys.readouterr().err
-    flags = ["--username", "waly", "--exp_name", "x", "--output_dir", str(tmp_path)]
-    assert djsw.main([*flags, "--load_checkpoint", str(best), "--dataset", "usps_0_6"]) == 2
+    image = str(tmp_path / f"{name}_confusion.png")
+    for raw in ([], ["--raw"]):
+        given = [image, "--load_checkpoint", str(best), "--output_dir", str(tmp_path), *raw]
+        assert predict.main(given) == 2
+        assert "is of shapes, in color: pictures are read in gray" in capsys.readouterr().err
+
+
+def test_errors_are_drawn_in_color(tmp_path, shapes, monkeypatch):
+    """Of a network that was never trained, so that there are some."""
+    drawn = []
+    monkeypatch.setattr(figures, "save_mosaic", lambda path, title, *rest, **_: drawn.append(rest))
+    torch.manual_seed(0)
+    model, arguments = build_model("waly", "shapes")
+    metadata = {
+        **{"model": {"name": "WMLP", "arguments": arguments}, "dataset": {"name": "shapes"}},
+        **{"classes": [*SHAPES], "class_names": [*SHAPES.values()]},
+    }
+    write_checkpoint(tmp_path / "c.pt", model.state_dict(), metadata)
+    flags = ["--username=waly", "--exp_name=e", f"--output_dir={tmp_path}"]
+    assert djsw.main([*flags, f"--load_checkpoint={tmp_path / 'c.pt'}"]) == 0
+    ((images, captions),) = drawn
+    data = open_split("shapes", train=False)
+    rows = [(data.images == image).all((1, 2, 3)).argmax() for image in images]
+    names = [SHAPES[label] for label in data.labels[rows]]
+    assert [each.partition(" → ")[0] for each in captions] == names and len(names) > 5
+
+
+@pytest.mark.parametrize(
+    ("username", "change", "status", "message"),
+    [
+        (
+            "waly",
+            {"classes": {2: "disc", 5: "coat"}},
+            1,
+            r"labels \[9\], expected \[2, 5\] ",
+        ),
+        (
+            "waly",
+            {"image_shape": (6, 8, 3)},
+            1,
+            r"images \(8, 6, 3\), expected \(6, 8, 3\) ",
+        ),
+        ("newcomer", {}, 2, r"CNet fails on images \(2, 3, 8, 6\) of shapes: .* got 3 channels"),
+    ],
+    ids=["a label without a name", "another shape", "another number of channels"],
+)
+def test_what_does_not_fit_is_one_sentence(
+    tmp_path, shapes, monkeypatch, capsys, username, change, status, message
+):
+    user = documented("docs/extending.md", tmp_path, monkeypatch)
+    gray = replace(PEOPLE[user], channels_argument=None, arguments={"channels": 1})
+    monkeypatch.setitem(PEOPLE, user, gray)
+    monkeypatch.setitem(DATASETS, "shapes", replace(shapes, **change))
+    flags = ["--username", username, "--exp_name", "e", "--output_dir", str(tmp_path)]
+    assert djsw.main([*flags, "--train", "--dataset", "shapes"]) == status
     error = capsys.readouterr().err
-    assert "distinguishes ['disc', 'T-shirt/top', 'a|b <i>'], usps_0_6 holds [0, 1" in error
+    assert re.search(message, error) and len(error.splitlines()) == 1
+
+
+def test_color_is_refused_by_a_checkpoint_of_gray_images(tmp_path, shapes, monkeypatch, capsys):
+    monkeypatch.setitem(DATASETS, "gray", replace(shapes, image_shape=(8, 6)))
+    user = documented("docs/extending.md", tmp_path, monkeypatch)
+    for username in (user, "waly"):
+        model, arguments = build_model(username, "gray")
+        metadata = {
+            "model": {"name": type(model).__name__, "arguments": arguments},
+            **{"dataset": {"name": "gray"}, "classes": [*SHAPES]},
+            "class_names": [*SHAPES.values()],
+        }
+        write_checkpoint(tmp_path / "c.pt", model.state_dict(), metadata)
+        flags = ["--username", username, "--exp_name", "e", "--output_dir", str(tmp_path)]
+        given = ["--load_checkpoint", str(tmp_path / "c.pt"), "--dataset"]
+        assert djsw.main([*flags, *given, "shapes"]) == 2
+        error = capsys.readouterr().err
+        assert "does not fit" in error and len(error.splitlines()) == 1
+        assert djsw.main([*flags, *given, "usps_0_6"]) == 2
+        error = capsys.readouterr().err
+        assert "distinguishes ['disc', 'T-shirt/top', 'a|b <i>'], usps_0_6 holds [0, 1" in error
 
 
 def test_entries_that_no_file_has_are_refused():
-    for shape, classes in (((8, 8, 2), {0: "a"}), ((8,), {0: "a"}), ((8, 8), {256: "a"})):
-        with pytest.raises(ValueError, match="expected"):
+    """And labels without a name of their own."""
+    for shape, classes, sentence in (
+        ((8, 8, 2), {0: "a"}, "image_shape"),
+        ((8,), {0: "a"}, "image_shape"),
+        ((8, 8), {256: "a"}, "labels from 0 to 255"),
+        ((8, 8), {0: "a", 1: " "}, "a name of its own"),
+        ((8, 8), {0: "a", 1: "a"}, "a name of its own"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
             ImageDataset("mine", classes, shape, "a.h5", "b.h5", "c:d")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from DJSW import predict
 from DJSW.networks import build_model
-from DJSW.pipelines import PEOPLE, open_split
+from DJSW.pipelines import DATASETS, PEOPLE, open_split
 from utils import handwriting
 from utils.handwriting import UnreadableImage, check_prepared, read_image
 from utils.records.checkpoint import load_checkpoint, write_checkpoint
@@ -197,6 +197,34 @@ def test_raw_images_are_not_converted(call, tmp_path, processed):
     with pytest.raises(UnreadableImage, match="black on white: the dataset is white on black"):
         check_prepared(1 - prepared(drawn(4), MNIST), MNIST)
     check_prepared(prepared(drawn(0, "DejaVuSans-Bold"), USPS), USPS)
+
+
+def test_images_of_classes_with_names(tmp_path, processed, capsys):
+    """A checkpoint of clothes takes images in its form only, and answers with names."""
+    model, arguments = build_model("sigurd", "fashion")
+    names = [*DATASETS["fashion"].classes.values()]
+    metadata = {
+        **{"model": {"name": "SMLP", "arguments": arguments}, "dataset": {"name": "fashion"}},
+        **{"classes": [*range(10)], "class_names": names},
+    }
+    write_checkpoint(tmp_path / "c.pt", model.state_dict(), metadata)
+    images = [*open_split("fashion", train=False).images[:2], np.full((28, 28), 250, np.uint8)]
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "small.png")
+    given = [*map(str, tmp_path.glob("?.png")), f"--output_dir={tmp_path}", "--exp_name=e"]
+    given += ["--load_checkpoint", str(tmp_path / "c.pt")]
+    assert predict.main(given) == 2
+    assert "networks of handwritten digits only (give images of its" in capsys.readouterr().err
+    assert predict.main([*given, "--raw"]) == 0, "a bright image is no digit on paper"
+    out, rows = capsys.readouterr().out, table(tmp_path / "e_predicted.csv")
+    assert "classes     T-shirt/top, trouser" in out
+    assert len(rows) == 3 and all(row["predicted"] in names for row in rows)
+    assert "p_ankle boot" in rows[0]
+    columns = {line.index("%") for line in out.splitlines() if line[1:5] == ".png"}
+    assert len(columns) == 1, "percentages are aligned"
+    assert predict.main([str(tmp_path / "small.png"), *given[-4:], "--raw", "--exp_name=f"]) == 2
+    assert "9 x 9 pixels: the dataset has 28 x 28 (resize it)" in capsys.readouterr().err
 
 
 def test_errors_are_one_sentence(call, tmp_path, capsys):

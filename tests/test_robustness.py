@@ -29,9 +29,9 @@ def call(tmp_path, processed, capsys):
     return Call(call, tmp_path / "out")
 
 
-def checkpoint(folder, name, username, seed=0):
+def checkpoint(folder, name, username, seed=0, dataset=None):
     torch.manual_seed(seed)
-    dataset = PEOPLE[username].dataset
+    dataset = dataset or PEOPLE[username].dataset
     model, arguments = build_model(username, dataset)
     metadata = {
         "model": {"name": type(model).__name__, "arguments": arguments},
@@ -41,6 +41,22 @@ def checkpoint(folder, name, username, seed=0):
     path = folder / f"{name}_checkpoint_best.pt"
     write_checkpoint(path, model.state_dict(), metadata)
     return path, model
+
+
+def test_images_in_color(call, tmp_path):
+    """The accuracies of a network on SVHN, against those computed here."""
+    path, model = checkpoint(tmp_path, "a", "waly", dataset="svhn")
+    assert call(path)[0] == 0
+    own = json.loads((call.out / "r_robustness.json").read_text())["datasets"]["svhn"]
+    data = open_split("svhn", train=False)
+    images = torch.from_numpy(data.images.transpose(0, 3, 1, 2) / np.float32(255))
+    with torch.inference_mode():
+        for kind in ("none", *CORRUPTIONS):
+            seen = images if kind == "none" else corrupt(images, kind, 0)
+            correct = model(seen).argmax(1).numpy() == data.labels
+            found = own["networks"]["a"]["accuracy"][kind][kind != "none"]
+            assert found[0] == pytest.approx(correct.mean())
+    assert own["networks"]["a"]["unknown"].keys() == {"noise"}
 
 
 def test_numbers_follow_from_the_network(call, tmp_path):

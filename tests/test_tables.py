@@ -65,8 +65,11 @@ def test_titles():
 
 
 def test_confused_pairs_are_sorted_by_frequency():
-    record: Any = {"classes": [4, 7, 9], "confusion": [[5, 0, 2], [1, 6, 0], [0, 3, 8]]}
-    assert tables.confused_pairs(record) == [(9, 7, 3), (4, 9, 2), (7, 4, 1)]
+    record: Any = {"classes": [4, 7, 9], "confusion": [[5, 0, 3], [1, 7, 0], [0, 4, 12]]}
+    expected = [("9", "7", 4, 0.25), ("4", "9", 3, 0.375), ("7", "4", 1, 0.125)]
+    assert tables.confused_pairs(record) == expected
+    record["class_names"] = ["bag", "coat", "shirt"]
+    assert tables.confused_pairs(record)[0] == ("shirt", "coat", 4, 0.25)
 
 
 def test_settings_that_are_off_are_left_out():

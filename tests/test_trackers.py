@@ -84,6 +84,16 @@ def test_picture_of_a_confusion_matrix():
     assert picture.shape == (160, 160, 3)
 
 
+def test_names_fit_into_a_picture_of_a_confusion_matrix():
+    """The ink of a name is the same, within its cell, whether or not others stand beside it."""
+    long = "W" * 18
+    both = trackers.draw_confusion(np.eye(2, dtype=int), [long, long])
+    one = trackers.draw_confusion(np.eye(2, dtype=int), [long, ""])
+    wide = both.shape[1] // 3
+    assert (both[:40, wide : 2 * wide] == one[:40, wide : 2 * wide]).all()
+    assert (both[:40, wide : 2 * wide] != 255).any() and (one[:40, 2 * wide :] == 255).all()
+
+
 def test_tensorboard_on_a_full_disk(train, tmp_path, monkeypatch):
     """What the writer's thread meets is no traceback, and what ``flush`` raises is one note."""
     from tensorboard.summary.writer.record_writer import RecordWriter

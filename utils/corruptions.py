@@ -26,7 +26,7 @@ CORRUPTIONS: dict[str, tuple[str, tuple[float, ...]]] = {
 
 
 def corrupt(images: Tensor, kind: str, level: int) -> Tensor:
-    """Return corrupted copies of images (N, 1, H, W) in [0, 1], in the same range.
+    """Return corrupted copies of images (N, C, H, W) in [0, 1], in the same range.
 
     :param level: of the strength, from 0 to 4.
     """
@@ -68,8 +68,8 @@ def _blurred(images: Tensor, deviation: float) -> Tensor:
     radius = math.ceil(3 * deviation)
     weights = torch.exp(-((torch.arange(-radius, radius + 1) / deviation) ** 2) / 2)
     kernel = (weights / weights.sum()).view(1, 1, 1, -1)
-    across = F.conv2d(images, kernel, padding=(0, radius))
-    return F.conv2d(across, kernel.transpose(2, 3), padding=(radius, 0))
+    across = F.conv2d(images.flatten(0, 1).unsqueeze(1), kernel, padding=(0, radius))
+    return F.conv2d(across, kernel.transpose(2, 3), padding=(radius, 0)).view_as(images)
 
 
 def _thickened(images: Tensor, pixels: float) -> Tensor:

@@ -156,12 +156,13 @@ def check_prepared(gray: np.ndarray, form: Form) -> np.ndarray:
     :raises UnreadableImage: it has another size or is black on white.
     """
     height, width = form.image_size
-    remedy = "(leave out --raw to convert it)"
+    remedy = "(leave out --raw to convert it)" if form.digit_size else "(resize it)"
     if gray.shape != (height, width):
         size = f"{gray.shape[1]} x {gray.shape[0]} pixels"
         raise UnreadableImage(f"{size}: the dataset has {width} x {height} {remedy}")
     edge = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
-    if gray.mean() > 0.5 and np.median(edge) > 0.5:  # true of no digit of MNIST or USPS
+    # True of no digit of MNIST or USPS.
+    if form.digit_size and gray.mean() > 0.5 and np.median(edge) > 0.5:
         raise UnreadableImage(f"black on white: the dataset is white on black {remedy}")
     return gray
 

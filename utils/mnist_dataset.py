@@ -1,4 +1,4 @@
-"""PyTorch dataset of digits in an HDF5 file."""
+"""PyTorch dataset of images in an HDF5 file."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -86,7 +86,7 @@ class MnistH5Dataset(Dataset[tuple[Any, Any]]):
 
     @property
     def source(self) -> str | None:
-        """Source of the digits; None if the file lacks one of the attributes that we write."""
+        """Source of the images; None if the file lacks one of the attributes that we write."""
         return self.attributes["source"] if self.attributes.keys() >= ATTRIBUTES.keys() else None
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -179,15 +179,19 @@ function summary(answers) {
 function card(network, rows) {
   const row = rows[chosen], unsure = row && Math.max(...row) < network.threshold;
   const answer = element("b", {}, reading(network, rows)), name = `${network.name} ${network.recipe}`;
-  const unknown = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].filter((digit) => !network.classes.includes(digit)).join(", ");
-  const note = unsure ? "not sure: perhaps none of its digits" : `knows no ${unknown}`;
-  return element("article", { className: unsure ? "unsure" : "" }, element("h3", {}, name, answer), element("p", {}, note),
-    ...network.classes.map((digit, k) => {
+  const unknown = [..."0123456789"].filter((digit) => !network.classes.includes(digit));
+  const known = unknown.length && unknown.length < 10 ? `knows no ${unknown.join(", ")}` : `knows ${network.classes.join(", ")}`;
+  const note = unsure ? "not sure: perhaps none of these" : known;
+  const made = element("article", { className: unsure ? "unsure" : "" }, element("h3", {}, name, answer), element("p", {}, note),
+    ...network.classes.map((label, k) => {
       const bar = element("i", { ariaHidden: "true" });
       bar.style.width = `${100 * (row?.[k] ?? 0)}%`;
-      return element("div", { className: "bar" }, element("span", {}, String(digit)),
+      return element("div", { className: "bar" }, element("span", {}, label),
         element("span", {}, bar), element("span", {}, row ? percent(row[k]) : ""));
     }));
+  const longest = Math.max(...network.classes.map((label) => label.length));
+  made.style.setProperty("--label", `${Math.min(0.25 + 0.55 * longest, 5)}rem`);
+  return made;
 }
 
 /** Replace what is on the paper by a picture from a file. */
@@ -225,9 +229,9 @@ async function listSamples() {
   for (const [name, form] of Object.entries(DATA.datasets)) {
     const bytes = await inflate(form.images), size = form.width * form.height;
     const list = element("div");
-    form.samples.forEach(({ digit, errors }, k) => {
+    form.samples.forEach(({ name, errors }, k) => {
       const sample = makeImage(form.width, form.height, Float32Array.from(bytes.subarray(k * size, (k + 1) * size), (value) => value / 255));
-      const label = `Test image of a ${digit}${errors ? `; in its evaluation ${errors}` : ""}.`;
+      const label = `Test image of a ${name}${errors ? `; in its evaluation ${errors}` : ""}.`;
       const choose = () => {
         change([], null);
         redraw();
@@ -311,7 +315,7 @@ document.ondragover = (event) => event.preventDefault();
 document.ondrop = (event) => { event.preventDefault(); if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]); };
 
 redraw();
-if (DATA.missing.length) byId("left-out").textContent = `Left out for their size: ${DATA.missing.join(", ")}.`;
+if (DATA.missing.length) byId("left-out").textContent = `Left out: ${DATA.missing.join(", ")}.`;
 Promise.all(DATA.networks.map(async (network) => { network.layers = await unpack(network); }))
   .then(() => { ready = true; read(); return listSamples(); })
   .catch(() => { byId("status").textContent = "This browser is too old for this page: it lacks DecompressionStream."; });

@@ -94,7 +94,8 @@ class TensorBoard:
     def finish(self, confusion: np.ndarray | None = None) -> None:
         """Draw the confusion matrix (C, C) of a run that finished, and close the events."""
         if confusion is not None:
-            picture = draw_confusion(confusion, self.metadata["classes"])
+            names = self.metadata.get("class_names", self.metadata["classes"])
+            picture = draw_confusion(confusion, names)
             self.events.add_image("confusion", picture, dataformats="HWC")
         self.events.close()
 
@@ -105,8 +106,8 @@ def _hide_os_errors(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def draw_confusion(confusion: np.ndarray, digits: Sequence[int]) -> np.ndarray:
-    """Draw counts (C, C) by true digit (row) and predicted digit, as uint8 (H, W, 3).
+def draw_confusion(confusion: np.ndarray, names: Sequence[object]) -> np.ndarray:
+    """Draw counts (C, C) by true class (row) and predicted class, as uint8 (H, W, 3).
 
     Errors are red by their proportion. It takes 12 ms, with matplotlib 150.
     """
@@ -114,14 +115,18 @@ def draw_confusion(confusion: np.ndarray, digits: Sequence[int]) -> np.ndarray:
 
     rates = confusion / confusion.sum(1, keepdims=True).clip(1)
     np.fill_diagonal(rates, 0)
-    table = np.vstack([[0, *digits], np.c_[digits, confusion]])
+    texts, measure = (
+        [one_line(str(name), 20) for name in names],
+        ImageDraw.Draw(Image.new("1", (1, 1))),
+    )
+    table = np.vstack([["", *texts], np.c_[texts, confusion]])
+    wide = max(40, *(round(measure.textlength(text, font_size=14)) + 12 for text in texts))
     colors = np.full((*table.shape, 3), 255, np.uint8)
     colors[1:, 1:, 1:] -= (180 * rates / max(rates.max(), 0.01)).astype(np.uint8)[..., None]
-    image = Image.fromarray(colors.repeat(40, 0).repeat(40, 1))
+    image = Image.fromarray(colors.repeat(40, 0).repeat(wide, 1))
     for row, column in [*np.ndindex(table.shape)][1:]:
-        place, color = (40 * column + 20, 40 * row + 20), "black" if row and column else "blue"
-        text = str(table[row, column])
-        ImageDraw.Draw(image).text(place, text, color, anchor="mm", font_size=14)
+        place, color = (wide * (column + 0.5), 40 * row + 20), "black" if row and column else "blue"
+        ImageDraw.Draw(image).text(place, table[row, column], color, anchor="mm", font_size=14)
     return np.asarray(image)
 
 

@@ -230,6 +230,11 @@ def class_names(record: EvaluationMetadata) -> list[str]:
     return record.get("class_names") or [*map(str, record["classes"])]
 
 
+def class_word(record: Mapping[str, object]) -> str:
+    """Return what a class is called: "digit", or "class" where classes have names."""
+    return "class" if "class_names" in record else "digit"
+
+
 def predictions_csv(
     log_probabilities: np.ndarray, labels: np.ndarray, digits: Sequence[int]
 ) -> bytes:

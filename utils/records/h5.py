@@ -1,4 +1,4 @@
-"""HDF5 files of digits: written so that they can be checked, and read, without HDF5's library.
+"""HDF5 files of images: written so that they can be checked, and read, without HDF5's library.
 
 A file begins with 4096 bytes that HDF5 skips: the line ``DJSW sha256 HEX``, the hash of all bytes
 after it, and a header in JSON: the root attributes, and type, shape and offset of each array. Some
@@ -46,7 +46,7 @@ def array_hashes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 def h5_bytes(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> memoryview:
-    """Return the bytes of a file, the same for the same digits and attributes.
+    """Return the bytes of a file, the same for the same images and attributes.
 
     :param arrays: by the names of :data:`ARRAYS`, in that order.
 

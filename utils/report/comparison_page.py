@@ -43,7 +43,7 @@ def comparison_page(
         parts += [text] if (text := (hard or {}).get(test_set.name)) else []
         parts += ["Trained with", _settings(test_set)]
     if left_out:
-        parts.append(f"Left out, since their digits were out of reach: {', '.join(left_out)}.")
+        parts.append(f"Left out, since their data were out of reach: {', '.join(left_out)}.")
     parts.append(
         f"Made by `DJSW/compare.py`; `{exp_name}_comparison.json` names the evaluations, the "
         "command and the code."

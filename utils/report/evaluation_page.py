@@ -2,7 +2,7 @@
 
 import math
 
-from utils.records.evaluation import EvaluationRecord, MetricValues, class_names
+from utils.records.evaluation import EvaluationRecord, MetricValues, class_names, class_word
 from utils.records.provenance import describe_platform
 from utils.report.tables import (
     align,
@@ -40,7 +40,7 @@ def evaluation_page(record: EvaluationRecord) -> str:
         *_clusters(record),
         metrics("metric", record["metrics"]),
         metrics("of the probabilities", record["probabilities"]),
-        "## Classes" if named else "## Digits",
+        f"## {class_word(record).title()}{'es' if named else 's'}",
         _digits(record),
         "## Errors",
         *_errors(record),
@@ -64,8 +64,7 @@ def evaluation_summary(record: EvaluationRecord) -> str:
             for name, value in values.items()
         ]
 
-    named = "class_names" in record
-    header = ("class" if named else "digit", "precision", "recall", "f1", "images")
+    header = (class_word(record), "precision", "recall", "f1", "images")
     digits: list[tuple[str, ...]] = [header]
     for name, row in zip(class_names(record), record["per_class"], strict=True):
         scores = (f"{score:.4f}" for score in (row["precision"], row["recall"], row["f1"]))
@@ -76,7 +75,7 @@ def evaluation_summary(record: EvaluationRecord) -> str:
         f"{'':<28}{'':8}   95 % interval",
         *metrics(record["metrics"]),
         *metrics(record["probabilities"]),
-        *([] if named else ["\nlabel distance (digits as quantities)"]),
+        *(["\nlabel distance (digits as quantities)"] if record["label_distance"] else []),
         *metrics(record["label_distance"]),
         "",
         *align(digits, right=range(5)),
@@ -126,23 +125,19 @@ def _digits(record: EvaluationRecord) -> str:
         wrong = row["support"] - record["confusion"][column][column]
         scores = (number(row["precision"]), *recall, number(row["f1"]))
         rows.append((names[column], *scores, str(row["support"]), str(wrong)))
-    word = "class" if "class_names" in record else "digit"
-    header = (word, "precision", "recall", "95 % of the recall", "F1", "images", "wrong")
-    return markdown(header, rows)
+    header = ("precision", "recall", "95 % of the recall", "F1", "images", "wrong")
+    return markdown((class_word(record), *header), rows)
 
 
 def _errors(record: EvaluationRecord) -> list[str]:
-    word = "class" if "class_names" in record else "digit"
+    word = class_word(record)
     picture = f"![images by true and predicted {word}]({record['exp_name']}_confusion.png)"
-    pairs = confused_pairs(record)[:PAIRS]
-    if not pairs:
-        return ["No image was wrong.", picture]
-    images = {row["digit"]: row["support"] for row in record["per_class"]}
-    names = dict(zip(record["classes"], class_names(record), strict=True))
     rows = [
-        (names[digit], names[predicted], str(count), f"{count / images[digit]:.2%}")
-        for digit, predicted, count in pairs
+        (true, predicted, str(count), f"{share:.2%}")
+        for true, predicted, count, share in confused_pairs(record)[:PAIRS]
     ]
+    if not rows:
+        return ["No image was wrong.", picture]
     return [
         "Most confused:",
         markdown((word, "taken for", "images", f"of that {word}'s"), rows),

@@ -21,6 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from utils.errors import escaped, one_line
+from utils.records.evaluation import class_word
 from utils.records.files import atomic_write
 from utils.records.typed import read_json
 from utils.report.robustness_page import SHARES
@@ -67,18 +68,19 @@ def save_curves(path: Path, title: str, history: Sequence[Mapping[str, Any]]) ->
 
 @_styled
 def save_confusion(path: Path, record: Mapping[str, Any]) -> None:
-    """Draw an evaluation's images by true digit (row) and predicted digit.
+    """Draw an evaluation's images by true class (row) and predicted class.
 
-    Errors are shaded by their share of the row; at its end is the digit's error rate.
+    Errors are shaded by their share of the row; at its end is the error rate of the class.
     """
     counts, labels = np.array(record["confusion"]), record["classes"]
-    names, word = record.get("class_names", labels), "class" if "class_names" in record else "digit"
+    names, word = record.get("class_names", labels), class_word(record)
     rates = counts / counts.sum(1, keepdims=True).clip(1)
     error_rates = [f"{100 * (1 - rate):.1f}" for rate in rates.diagonal()]
     np.fill_diagonal(rates, 0)
     figure = Figure(figsize=(5, 4.6))
     axes = figure.subplots()
-    longest = max(len(str(name)) for name in names)
+    texts = [_plain(one_line(str(name), 20)) for name in names]
+    longest = max(map(len, texts))
     start = min(0.1 + 0.013 * (longest - 1), 0.35)
     figure.subplots_adjust(left=start, right=0.88, bottom=start + 0.01, top=0.92)
     shades = LinearSegmentedColormap.from_list("", ["white", _color(record["model"]["name"])])
@@ -93,8 +95,8 @@ def save_confusion(path: Path, record: Mapping[str, Any]) -> None:
     axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5))
     errors = record["images"] - record["correct"]
     axes.set_title(f"{_heading(record)}: {errors} errors", wrap=True)
-    axes.set_xticks(places, [_plain(str(name)) for name in names], rotation=90 * (longest > 2))
-    axes.set_yticks(places, [_plain(str(name)) for name in names])
+    axes.set_xticks(places, texts, rotation=90 * (longest > 2))
+    axes.set_yticks(places, texts)
     axes.grid(visible=False)
     right = axes.secondary_yaxis("right")
     right.set_yticks(places, error_rates)
@@ -112,16 +114,20 @@ def save_mosaic(
     *,
     beside: bool = False,
 ) -> None:
-    """Draw images (N, H, W), uint8 or in [0, 1], with captions below or beside them."""
-    count, height, width = images.shape
+    """Draw images (N, H, W) or (N, H, W, 3), uint8 or in [0, 1], with captions below or beside."""
+    count, height, width, *channels = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
+    room = max(8, 14 * width // height)  # characters below an image and its margin
+    if not beside and max(len(line) for each in captions for line in each.split("\n")) > room:
+        each_name = [re.sub("(→|,) ", r"\1\n", caption).split("\n") for caption in captions]
+        captions = ["\n".join(textwrap.fill(line, room) for line in each) for each in each_name]
     # One canvas for all images: axes for each would take ten times as long.
     lines = max(2, *(caption.count("\n") + 1 for caption in captions))
     pitch_y = round(height * (1.2 if beside else 1.16 + 0.17 * lines))
     pitch_x = round(width + 1.4 * height if beside else 1.25 * width)
     lightest = 255 if images.dtype == np.uint8 else 1
-    canvas = np.full((rows * pitch_y, columns * pitch_x), lightest, images.dtype)
+    canvas = np.full((rows * pitch_y, columns * pitch_x, *channels), lightest, images.dtype)
     scale = 1.04 if beside else 0.73  # inches of an image
     wide, tall = scale * columns * pitch_x / height + 0.2, scale * rows * pitch_y / height + 0.5
     figure = Figure(figsize=(max(wide, 5), tall))  # 5: room for the title
@@ -135,14 +141,14 @@ def save_mosaic(
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=lightest, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(_plain(title), wrap=True)
-    _save(figure, path)
+    _save(figure, path, 256 if channels else 64)
 
 
 @_styled
 def save_predictions(
     path: Path, pairs: Sequence[tuple[np.ndarray, np.ndarray]], captions: Sequence[str]
 ) -> None:
-    """Draw each digit as it is in its picture, as the network sees it, and its caption."""
+    """Draw each image as it is in its picture, as the network sees it, and its caption."""
     side, gap = 112, 8
     panels = np.ones((len(pairs), side, 2 * side + gap), np.float32)
     for panel, (original, seen) in zip(panels, pairs, strict=True):
@@ -153,7 +159,7 @@ def save_predictions(
         panel[top : top + height, left : left + width] = np.asarray(image)
         pixels = Image.fromarray(seen).resize((side, side), Image.Resampling.NEAREST)
         panel[:, side + gap :] = np.asarray(pixels)
-    title = "each digit in its picture, as the network sees it, and its most probable values"
+    title = "each in its picture, as the network sees it, and its most probable classes"
     save_mosaic(path, title, panels, captions, columns=3, beside=True)
 
 
@@ -180,7 +186,8 @@ def save_reliability(path: Path, record: Mapping[str, Any]) -> None:
     edges, widths = [row["above"] for row in bins], [row["up_to"] - row["above"] for row in bins]
     images = [row["images"] for row in bins]
     below.bar(edges, images, widths, align="edge", color=color, edgecolor="white")
-    below.set(xlabel="confidence: probability of the predicted digit", ylabel="images")
+    below.set(xlabel=f"confidence: probability of the predicted {class_word(record)}")
+    below.set(ylabel="images")
     below.set(yscale="log", ylim=(0.5, None))
     below.yaxis.set_major_formatter("{x:g}")
     below.yaxis.set_minor_formatter(NullFormatter())
@@ -386,8 +393,8 @@ def _color(text: str) -> str:
     return f"C{sum(map(ord, re.sub(r'^[0-9]+ x |[ _].*', '', text.lower())))}"
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Save as SVG without a background, if the path says so, or as PNG of at most 64 colors."""
+def _save(figure: Figure, path: Path, colors: int = 64) -> None:
+    """Save as SVG without a background, if the path says so, or as PNG of so many colors."""
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a file name in Chinese, say
         if path.suffix == ".svg":
@@ -396,5 +403,5 @@ def _save(figure: Figure, path: Path) -> None:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        few = picture.quantize(64, dither=Image.Dither.NONE)
+        few = picture.quantize(colors, dither=Image.Dither.NONE)
         few.save(temporary, format="png", optimize=True)

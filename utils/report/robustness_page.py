@@ -90,7 +90,7 @@ def _section(exp_name: str, dataset: str, found: Mapping[str, Any]) -> list[str]
     ]
     return [
         f"{found['images']} test images. Intervals are of a bootstrap over {found['clusters']}; "
-        "those of other digits, over their own writers or runs of images.",
+        "those of others, over their own writers or runs of images.",
         table("corruption, or digits of another source", first["accuracy"], "accuracy"),
         f"![accuracy by strength]({exp_name}_robustness_{dataset}.png)",
         "How well confidence tells own test images from others (AUROC: 0.5 is chance):",

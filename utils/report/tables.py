@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from utils.errors import escaped
-from utils.records.evaluation import EvaluationRecord
+from utils.records.evaluation import EvaluationRecord, class_names
 from utils.records.provenance import flat
 
 
@@ -96,13 +96,17 @@ def percent(probability: float) -> str:
     return "> 99.9 %" if 0.999 < probability < 1 else f"{100 * probability:.1f} %"
 
 
-def confused_pairs(record: EvaluationRecord) -> list[tuple[int, int, int]]:
-    """Return (true digit, predicted digit, images) of the errors, the most frequent pair first."""
+def confused_pairs(record: EvaluationRecord) -> list[tuple[str, str, int, float]]:
+    """Return the errors as (true class, predicted class, images, their share of the true class's).
+
+    The most frequent pair is first.
+    """
+    names = class_names(record)
     pairs = [
-        (digit, predicted, count)
-        for digit, row in zip(record["classes"], record["confusion"], strict=True)
-        for predicted, count in zip(record["classes"], row, strict=True)
-        if digit != predicted and count
+        (true, predicted, count, count / sum(row))
+        for true, row in zip(names, record["confusion"], strict=True)
+        for predicted, count in zip(names, row, strict=True)
+        if true != predicted and count
     ]
     return sorted(pairs, key=lambda pair: -pair[2])
 
