@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,12 +24,17 @@ from utils.records.checkpoint import Checkpoint, load_weights, require_fit
 from utils.records.files import ROOT
 from utils.records.typed import shown
 
+#: What follows a layer's name in the name of a tensor, such as ``.weight``.
+TENSOR = re.compile(r"\.parametrizations\..*|\.[^.]*$")
+
 
 def build_model(
     username: str,
     dataset: str,
     checkpoint: Checkpoint | None = None,
     changes: Mapping[str, Any] | None = None,
+    *,
+    partly: bool = False,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return a person's network for a dataset, and the arguments it was built with.
 
@@ -36,17 +42,21 @@ def build_model(
     state dict shows its depth, where the network has ``arguments_of(weights)``.
 
     :param changes: arguments that replace those of the entry, as by ``--set``.
+    :param partly: the checkpoint may be of other classes or another image size; layers that depend
+        on what differs stay random.
     :raises UsageError: the network cannot be imported or built, or does not take the arguments; or
-        the checkpoint is of another network, or of other classes.
+        the checkpoint is of another network, or of other classes, or no layer could be kept.
     """
-    network, arguments = _network(username), {}
+    network, arguments, sizes = _network(username), {}, _sizes(username, dataset)
     if checkpoint is not None:
-        _check_fit(checkpoint, username, dataset)
+        other = _check_fit(checkpoint, username, dataset)
+        if other and not partly:
+            raise other
         if checkpoint.metadata:
             arguments = dict(checkpoint.metadata["model"]["arguments"])
         elif hasattr(network, "arguments_of"):
             arguments = network.arguments_of(checkpoint.weights)
-        for name in _sizes(username, dataset):
+        for name in sizes:
             arguments.pop(name, None)
     try:
         count = sum(each.numel() for each in checkpoint.weights.values()) if checkpoint else 0
@@ -67,11 +77,45 @@ def build_model(
             f"not take ({error}); use the version that wrote it"
         ) from None
     if checkpoint is not None:
-        require_fit(model, checkpoint)
+        drawn: set[str] | None = None
+        if partly:
+            classes = sizes.keys() & {PEOPLE[username].output_argument} if other else ()
+            doubled = ({name: 2 * sizes[name] for name in names} for names in (classes, sizes))
+            drawn = _to_draw(model, checkpoint, *({**arguments, **each} for each in doubled))
+            if other and drawn is None:
+                raise other
+        require_fit(model, checkpoint, drawn or ())
         with _told_of(username, what):
             model = network(**arguments)
-        load_weights(model, checkpoint)
+        load_weights(model, checkpoint, drawn or ())
     return model, arguments
+
+
+def kept_layers(model: nn.Module, checkpoint: Checkpoint) -> dict[str, bool]:
+    """Return for each layer whether its weights are the checkpoint's."""
+    kept: dict[str, bool] = {}
+    for name, tensor in model.state_dict().items():
+        layer, own = TENSOR.sub("", name), checkpoint.weights[name].to(tensor.dtype)
+        kept[layer] = kept.get(layer, True) and torch.equal(tensor, own)
+    return kept
+
+
+def _to_draw(model: nn.Module, checkpoint: Checkpoint, *doubled: Any) -> set[str] | None:
+    """Return the tensors of layers for other classes or another image size; None if that is all.
+
+    :param doubled: arguments with twice the classes, if these differ, and with twice all sizes:
+        a dimension depends on them if it is another in such a network.
+    """
+    built = [model, *(_without_memory(type(model), arguments) for arguments in doubled)]
+    states = [checkpoint.weights, *(each.state_dict() if each else {} for each in built)]
+    found, own, by_classes, by_sizes = ({n: state[n].shape for n in state} for state in states)
+    layers = {TENSOR.sub("", n) for n in own if not found.get(n) == own[n] == by_classes.get(n)}
+    drawn = set()
+    for name in own.keys() & found.keys():  # other differences are errors
+        sizes = zip(own[name], found[name], by_sizes.get(name, own[name]), strict=False)
+        if TENSOR.sub("", name) in layers and all(a == b or a != c for a, b, c in sizes):
+            drawn.add(name)
+    return None if drawn == own.keys() else drawn
 
 
 def _without_memory(network: Any, arguments: Mapping[str, Any]) -> nn.Module | None:
@@ -264,10 +308,10 @@ def _told_of(username: str, what: str) -> Iterator[None]:
         raise UsageError(f"{where}: {what}: {type(error).__name__}: {message}") from None
 
 
-def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> None:
-    """Compare what a checkpoint says about itself with the person and the dataset."""
+def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> UsageError | None:
+    """Compare what a checkpoint says about itself with the person; return the error of classes."""
     if not checkpoint.metadata:
-        return
+        return None
     model_name = checkpoint.metadata["model"]["name"]
     if model_name != PEOPLE[username].model_name:
         owners = [name for name, person in PEOPLE.items() if person.model_name == model_name]
@@ -278,9 +322,10 @@ def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> None:
         )
     entry, metadata = DATASETS[dataset], checkpoint.metadata
     own, other = (metadata["classes"], metadata.get("class_names")), ([*entry.labels], entry.names)
-    if own != other:
-        of_digits = "" if own[1] else "the digits "
-        raise UsageError(
-            f"{checkpoint.path} distinguishes {of_digits}{shown(own[1] or own[0])}, {dataset} "
-            f"holds {other[1] or other[0]}; give --dataset {shown(metadata['dataset']['name'])}"
-        )
+    if own == other:
+        return None
+    of_digits = "" if own[1] else "the digits "
+    return UsageError(
+        f"{checkpoint.path} distinguishes {of_digits}{shown(own[1] or own[0])}, {dataset} "
+        f"holds {other[1] or other[0]}; give --dataset {shown(metadata['dataset']['name'])}"
+    )

@@ -8,7 +8,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import RunError, UsageError
-from utils.records.evaluation import DatasetName, ModelRecord, SettingsRecord
+from utils.records.evaluation import DatasetName, ModelRecord, SettingsRecord, StartRecord
 from utils.records.files import FileRecord, atomic_write, relative_to_root, sha256_of
 from utils.records.typed import (
     COUNT_LIMIT,
@@ -55,7 +55,7 @@ class CheckpointMetadata(TypedDict):
     exp_name: NotRequired[str]
     username: NotRequired[str]
     settings: NotRequired[SettingsRecord]
-    starting_weights: NotRequired[FileRecord | None]
+    starting_weights: NotRequired[StartRecord | None]
     teachers: NotRequired[list[FileRecord]]
     epoch: NotRequired[int]
     metrics: NotRequired[Mapping[str, object]]
@@ -227,20 +227,22 @@ def _is_state_dict(content: Any) -> bool:
     )
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+def load_weights(model: nn.Module, checkpoint: Checkpoint, omitted: Collection[str] = ()) -> None:
     """Copy the checkpoint's weights into ``model``; raises as :func:`require_fit` does."""
-    require_fit(model, checkpoint)
-    model.load_state_dict(checkpoint.weights)
+    require_fit(model, checkpoint, omitted)
+    weights = {name: each for name, each in checkpoint.weights.items() if name not in omitted}
+    model.load_state_dict(weights, strict=not omitted)
 
 
-def require_fit(model: nn.Module, checkpoint: Checkpoint) -> None:
+def require_fit(model: nn.Module, checkpoint: Checkpoint, omitted: Collection[str] = ()) -> None:
     """Check that a checkpoint's weights are those of ``model``, which may be on the meta device.
 
+    :param omitted: names of weights that are not compared.
     :raises UsageError: names, shapes or kinds of numbers differ; the sentence shows the first
         difference.
     """
     wanted, found = _parameters(model.state_dict()), _parameters(checkpoint.weights)
-    for name in sorted(wanted.keys() | found.keys()):
+    for name in sorted((wanted.keys() | found.keys()).difference(omitted)):
         if wanted.get(name) != found.get(name):
             raise UsageError(
                 f"{checkpoint.path} does not fit {describe(model)}: it has "
