@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,9 @@ from utils.records.checkpoint import Checkpoint, load_weights, require_fit
 from utils.records.files import ROOT
 from utils.records.typed import shown
 
+#: What follows a layer's name in the names of its tensors, such as ``.weight``.
+TENSOR = re.compile(r"\.parametrizations\..*|\.[^.]*$")
+
 
 def build_model(
     username: str,
@@ -41,18 +45,18 @@ def build_model(
     """
     network, arguments = _network(username), {}
     if checkpoint is not None:
-        _check_fit(checkpoint, username, dataset)
-        if checkpoint.metadata:
-            arguments = dict(checkpoint.metadata["model"]["arguments"])
-        elif hasattr(network, "arguments_of"):
-            arguments = network.arguments_of(checkpoint.weights)
-        for name in _sizes(username, dataset):
-            arguments.pop(name, None)
+        _check_person(checkpoint, username)
+        if not _same_classes(checkpoint, dataset):
+            entry, metadata = DATASETS[dataset], checkpoint.metadata
+            names = metadata.get("class_names")
+            own = f"{'' if names else 'the digits '}{shown(names or metadata['classes'])}"
+            raise UsageError(
+                f"{checkpoint.path} distinguishes {own}, {dataset} holds "
+                f"{entry.names or [*entry.labels]}; give --dataset "
+                f"{shown(metadata['dataset']['name'])}"
+            )
+        arguments = _recorded_arguments(checkpoint, username, dataset)
     try:
-        count = sum(each.numel() for each in checkpoint.weights.values()) if checkpoint else 0
-        for name, value in arguments.items():  # sizes that take minutes or gigabytes
-            if isinstance(value, int) and abs(value) > count:
-                raise UsageError(f"{shown(name)} is {value}, it holds {count:,} weights")
         arguments = model_arguments(username, dataset, {**arguments, **(changes or {})})
         what = f"{network.__name__} cannot be built with {shown(arguments)}"
         model = None if checkpoint is None else _without_memory(network, arguments)
@@ -72,6 +76,68 @@ def build_model(
             model = network(**arguments)
         load_weights(model, checkpoint)
     return model, arguments
+
+
+def start_from(
+    checkpoint: Checkpoint | None, username: str, dataset: str, changes: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any], list[str], list[str]]:
+    """Return what :func:`build_model` does, and the names of the layers kept and of the new ones.
+
+    A checkpoint may also be for other classes or another image size: layers that fit keep its
+    weights, the others are random, and so are those whose shapes depend on the classes, if these
+    differ. Both lists are empty where there is no such difference.
+
+    :raises UsageError: as :func:`build_model`; or no layer fits.
+    """
+    try:
+        return *build_model(username, dataset, checkpoint, changes), [], []
+    except UsageError as error:
+        if checkpoint is None:
+            raise
+        reason = error
+    _check_person(checkpoint, username)
+    try:
+        recorded = _recorded_arguments(checkpoint, username, dataset)
+        model, arguments = build_model(username, dataset, None, {**recorded, **changes})
+    except UsageError:
+        raise reason from None
+    output, more = PEOPLE[username].output_argument, dict(arguments)
+    if output and not _same_classes(checkpoint, dataset):
+        more[output] *= 2
+    larger = _without_memory(type(model), more)
+    states = (checkpoint.weights, model.state_dict(), larger.state_dict() if larger else {})
+    found, own, doubled = ({name: each.shape for name, each in state.items()} for state in states)
+    layer_of = {name: TENSOR.sub("", name) for name in own}
+    new = {layer_of[name] for name in own if not found.get(name) == own[name] == doubled.get(name)}
+    layers = dict.fromkeys(layer_of.values())
+    kept = [layer for layer in layers if layer not in new]
+    if not kept or found.keys() != own.keys():
+        raise reason
+    weights = {name: checkpoint.weights[name] for name in own if layer_of[name] in kept}
+    model.load_state_dict(weights, strict=False)
+    return model, arguments, kept, [layer for layer in layers if layer in new]
+
+
+def _recorded_arguments(checkpoint: Checkpoint, username: str, dataset: str) -> dict[str, Any]:
+    """Return the arguments that a checkpoint's network was built with, but the dataset's.
+
+    :raises UsageError: one is larger than all weights together.
+    """
+    network, arguments = _network(username), dict[str, Any]()
+    if checkpoint.metadata:
+        arguments = dict(checkpoint.metadata["model"]["arguments"])
+    elif hasattr(network, "arguments_of"):
+        arguments = network.arguments_of(checkpoint.weights)
+    for name in _sizes(username, dataset):
+        arguments.pop(name, None)
+    count = sum(each.numel() for each in checkpoint.weights.values())
+    for name, value in arguments.items():  # sizes that take minutes or gigabytes
+        if isinstance(value, int) and abs(value) > count:
+            raise UsageError(
+                f"{checkpoint.path}: {shown(name)} is {value}, it holds {count:,} weights; give "
+                "another file"
+            )
+    return arguments
 
 
 def _without_memory(network: Any, arguments: Mapping[str, Any]) -> nn.Module | None:
@@ -264,8 +330,8 @@ def _told_of(username: str, what: str) -> Iterator[None]:
         raise UsageError(f"{where}: {what}: {type(error).__name__}: {message}") from None
 
 
-def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> None:
-    """Compare what a checkpoint says about itself with the person and the dataset."""
+def _check_person(checkpoint: Checkpoint, username: str) -> None:
+    """Compare the network that a checkpoint says it holds with the person's."""
     if not checkpoint.metadata:
         return
     model_name = checkpoint.metadata["model"]["name"]
@@ -276,11 +342,10 @@ def _check_fit(checkpoint: Checkpoint, username: str, dataset: str) -> None:
             f"{PEOPLE[username].model_name}; give --username "
             f"{' or '.join(owners) or 'of the person who runs it'}"
         )
+
+
+def _same_classes(checkpoint: Checkpoint, dataset: str) -> bool:
+    """Whether a checkpoint has the dataset's classes, by label and name, as far as it says so."""
     entry, metadata = DATASETS[dataset], checkpoint.metadata
-    own, other = (metadata["classes"], metadata.get("class_names")), ([*entry.labels], entry.names)
-    if own != other:
-        of_digits = "" if own[1] else "the digits "
-        raise UsageError(
-            f"{checkpoint.path} distinguishes {of_digits}{shown(own[1] or own[0])}, {dataset} "
-            f"holds {other[1] or other[0]}; give --dataset {shown(metadata['dataset']['name'])}"
-        )
+    own = [*entry.labels], entry.names
+    return not metadata or (metadata["classes"], metadata.get("class_names")) == own

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from DJSW import recipes
 from DJSW.arguments import TrainArguments
-from DJSW.networks import build_model, identify_checkpoint, try_model
+from DJSW.networks import build_model, identify_checkpoint, start_from, try_model
 from DJSW.pipelines import DATASETS, dataset_of, open_split
 from DJSW.recipes import Settings
 from utils.distributed import collectives
@@ -152,7 +152,8 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
     require_distinct(taught_by, "--teachers")
     teachers = [*map(load_checkpoint, taught_by)]
     torch.manual_seed(settings.seed)
-    model, arguments = build_model(args.username, dataset, start, dict(args.set or {}))
+    changes = dict(args.set or {})
+    model, arguments, kept, new = start_from(start, args.username, dataset, changes)
     data = open_split(dataset, train=True)
     rows = split_rows(len(data), settings.fold, data.writers)
     smallest = (len(rows[0]) - 1) % settings.batch_size + 1  # images of an epoch's last batch
@@ -171,7 +172,7 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
         "classes": list(DATASETS[dataset].labels),
         **({"class_names": DATASETS[dataset].names} if DATASETS[dataset].names else {}),
         "settings": asdict(settings),
-        "starting_weights": start.source() if start else None,
+        "starting_weights": start and {**start.source(), **({"kept": kept} if kept else {})},
     }
     if teachers:
         metadata["teachers"] = [each.source() for each in teachers]
@@ -184,6 +185,8 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
     print(f"images      {len(rows[0])} for training, {len(rows[1])} for validation")
     if start:
         print(f"start from  {start.path}")
+    if kept:
+        print(f"kept        {', '.join(kept)} (initialized: {', '.join(new) or 'none'})")
     for teacher in teachers:
         print(f"teacher     {teacher.path}")
     print(f"output      {files.folder}", flush=True)

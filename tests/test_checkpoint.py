@@ -189,6 +189,10 @@ def test_own_format_incomplete_or_of_another_version(tmp_path, content):
         ({"epoch": "3"}, "epoch is '3', expected int"),
         ({"settings": []}, r"settings is '\[\]', expected an object"),
         ({"starting_weights": {"file": "a.pt"}}, "starting_weights lacks sha256"),
+        (
+            {"starting_weights": {"file": "a.pt", "sha256": "0", "kept": "fc1"}},
+            "starting_weights.kept is 'fc1', expected a list",
+        ),
         ({"sha256": None}, "sha256 is 'None', expected str"),
     ],
     ids=str,

@@ -1,5 +1,6 @@
 """The command line: the files of a run, where it can be started, and usage errors."""
 
+import hashlib
 import json
 import os
 import re
@@ -173,6 +174,58 @@ def test_starting_weights(call, tmp_path):
     assert weights_sha256(after.weights) == weights_sha256(load_checkpoint(first).weights)
     start = after.metadata["starting_weights"]
     assert start is not None and start["file"].endswith("e_checkpoint_best.pt")
+    assert start.keys() == {"file", "sha256"} and "kept" not in out
+
+
+def test_a_start_from_other_digits(call):
+    call("--train", "--num_epochs", 1)
+    first = call.out / "e_checkpoint_best.pt"
+    flags = ["--train", "--dataset", "mnist_0_3", "--seed", 5, "--load_checkpoint", first]
+    kept = "kept        layer1, layer2, layer3, layer4 (initialized: layer5)\n"
+    status, out, error = call(*flags, "--check", exp_name="f")
+    assert (status, error) == (0, "") and f"start from  {first}\n{kept}" in out
+    status, out, error = call(*flags, "--num_epochs", 1, "--lr", 1e-30, exp_name="f")
+    assert (status, error) == (0, "") and f"start from  {first}\n{kept}" in out
+    after = load_checkpoint(call.out / "f_checkpoint_best.pt")
+    torch.manual_seed(5)
+    new = SMLP(output_size=4).state_dict()
+    for name, tensor in load_checkpoint(first).weights.items():
+        expected = new[name] if name.startswith("layer5") else tensor
+        assert torch.equal(after.weights[name], expected)
+
+    refused(call("--load_checkpoint", first, "--dataset", "mnist_0_3"), "distinguishes")
+    teach = ["--teachers", first, "--teacher_weight", 0.5]
+    refused(call("--train", "--dataset", "mnist_0_3", *teach, exp_name="t"), "distinguishes")
+    refused(call(*flags, username="waly", exp_name="t"), "holds SMLP, waly runs WMLP")
+
+    assert call("--load_checkpoint", call.out / "f_checkpoint_best.pt", exp_name="f")[0] == 0
+    run, metrics = (
+        json.loads((call.out / f"f_{end}.json").read_text()) for end in ("run", "metrics")
+    )
+    start = run["starting_weights"]
+    assert start == after.metadata["starting_weights"] == metrics["training"]["starting_weights"]
+    assert start["kept"] == ["layer1", "layer2", "layer3", "layer4"]
+    assert start["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
+
+
+def test_a_start_from_other_digits_is_resumed(call):
+    call("--train", "--num_epochs", 1)
+    flags = [
+        "--train",
+        "--dataset",
+        "usps_0_6",
+        f"--load_checkpoint={call.out}/e_checkpoint_best.pt",
+    ]
+    assert call(*flags, "--num_epochs", 2, exp_name="whole")[0] == 0
+    assert call(*flags, "--num_epochs", 1, exp_name="parts")[0] == 0
+    status, out, error = call(*flags, "--num_epochs", 2, "--resume", exp_name="parts")
+    assert (status, error) == (0, "") and "resumed     after 1 epochs" in out
+    assert "kept        layer2, layer3, layer4 (initialized: layer1, layer5)\n" in out
+    whole, parts = (
+        weights_sha256(load_checkpoint(call.out / f"{name}_checkpoint_epoch_2.pt").weights)
+        for name in ("whole", "parts")
+    )
+    assert whole == parts
 
 
 ABSOLUTE = re.compile(r"(?<![\w.])/\w+")

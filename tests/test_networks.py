@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from DJSW import networks
 from DJSW.main import main
-from DJSW.networks import build_model, identify_checkpoint, model_arguments
+from DJSW.networks import build_model, identify_checkpoint, model_arguments, start_from
 from DJSW.pipelines import DATASETS, PEOPLE, Person, open_split
+from models.smlp import SMLP
 from utils.errors import UsageError
-from utils.records.checkpoint import load_checkpoint, weights_sha256, write_checkpoint
+from utils.records.checkpoint import Checkpoint, load_checkpoint, weights_sha256, write_checkpoint
 
 CNN = """
 from torch import nn
@@ -307,6 +308,145 @@ def test_checkpoint_of_another_person_classes_or_version(tmp_path):
         write_checkpoint(path, model.state_dict(), metadata)
         with pytest.raises(UsageError, match="SMLP does not take"):
             build_model("sigurd", "mnist_4_9", load_checkpoint(path))
+
+
+def trained(path, username: str, dataset: str, *, bare: bool = False, **metadata: Any):
+    """Return a checkpoint of random weights, of a person on a dataset, with changed metadata."""
+    torch.manual_seed(1)
+    model, arguments = build_model(username, dataset)
+    entry, weights = DATASETS[dataset], model.state_dict()
+    own: dict[str, Any] = {
+        "model": {"name": PEOPLE[username].model_name, "arguments": arguments},
+        "dataset": {"name": dataset},
+        "classes": [*entry.labels],
+        "class_names": entry.names,
+    }
+    own = {name: value for name, value in {**own, **metadata}.items() if value is not None}
+    torch.save(weights, path) if bare else write_checkpoint(path, weights, own)
+    return load_checkpoint(path)
+
+
+def started(username: str, dataset: str, checkpoint: Checkpoint) -> tuple[str, str]:
+    """Return the layers with the weights of the file, and those of a new network of that seed."""
+    torch.manual_seed(7)
+    new = build_model(username, dataset)[0].state_dict()
+    torch.manual_seed(7)
+    model, _, *layers = start_from(checkpoint, username, dataset, {})
+    found = model.state_dict()
+    assert found.keys() == new.keys() == checkpoint.weights.keys()
+    kept, drawn = dict[str, None](), dict[str, None]()
+    for name, tensor in found.items():
+        layer = name.split(".parametrizations")[0].removesuffix(f".{name.split('.')[-1]}")
+        if torch.equal(tensor, checkpoint.weights[name]):
+            kept[layer] = None
+        else:
+            assert torch.equal(tensor, new[name])
+            drawn[layer] = None
+    assert layers == [[*kept], [*drawn]] or (layers == [[], []] and not drawn)
+    return " ".join(kept), " ".join(drawn)
+
+
+DIGITS = {"classes": [*range(10)], "class_names": None}
+STARTS: dict[str, tuple[str, str, str, dict[str, Any], str, str]] = {
+    "fewer": ("sigurd", "mnist_4_9", "mnist_0_3", {}, "layer1 layer2 layer3 layer4", "layer5"),
+    "more": ("dennis", "mnist_0_3", "fashion", {}, "net.0 net.2 net.4", "net.6"),
+    "smaller": ("waly", "fashion", "usps_0_6", {}, "fc2", "fc1 fc3"),
+    "as many": ("waly", "fashion", "fashion", DIGITS, "fc1 fc2", "fc3"),
+    "other labels": ("waly", "usps_0_6", "usps_0_6", {"classes": [*range(1, 8)]}, "fc1 fc2", "fc3"),
+    "same digits in color": ("waly", "fashion", "svhn", DIGITS, "fc2 fc3", "fc1"),
+    "same": ("waly", "usps_0_6", "usps_0_6", {}, "fc1 fc2 fc3", ""),
+    "bare": ("waly", "usps_0_6", "mnist_4_9", {"bare": True}, "fc2", "fc1 fc3"),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_start_keeps_the_layers_that_fit(tmp_path, case):
+    username, before, dataset, changed, kept, drawn = STARTS[case]
+    checkpoint = trained(tmp_path / "c.pt", username, before, **changed)
+    assert started(username, dataset, checkpoint) == (kept, drawn)
+    if drawn:
+        with pytest.raises(UsageError, match="distinguishes|does not fit"):
+            build_model(username, dataset, checkpoint)
+
+
+def test_an_earlier_network_of_ten_digits_is_a_start(tmp_path):
+    torch.save(SMLP(output_size=10, hidden_layers=3).state_dict(), tmp_path / "c.pt")
+    earlier = load_checkpoint(tmp_path / "c.pt")
+    torch.manual_seed(3)
+    model, arguments, *_ = start_from(earlier, "sigurd", "mnist_4_9", {})
+    torch.manual_seed(3)
+    new, found = SMLP(hidden_layers=3).state_dict(), model.state_dict()
+    assert arguments["hidden_layers"] == 3 and found.keys() == earlier.weights.keys()
+    for name, tensor in found.items():
+        expected = new if name.startswith("layer4") else earlier.weights
+        assert torch.equal(tensor, expected[name])
+
+
+def test_a_start_of_a_cnn(anna, tmp_path):
+    """Statistics of a batch norm, parametrizations and parameters of its own belong to layers."""
+    text = """
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+class Net(nn.Module):
+    def __init__(self, classes, channels, height, width, values=False):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(1))
+        self.conv = nn.Sequential(nn.Conv2d(channels, 4, 3, bias=False), nn.BatchNorm2d(4))
+        self.hidden = weight_norm(nn.Linear(4 * (height - 2) * (width - 2), 5))
+        self.output = weight_norm(nn.Linear(5, classes))
+        self.norm = nn.BatchNorm1d(classes)
+        if values:
+            self.scale.sum().item()
+
+    def forward(self, x):
+        return self.norm(self.output(self.hidden(self.scale * self.conv(x).flatten(1))))
+"""
+    sizes = {f"{name}_argument": name for name in ("channels", "height", "width")}
+    assert anna("--check", text=text, entry=sizes)[0] == 0
+    checkpoint = trained(tmp_path / "c.pt", "anna", "usps_0_6")
+    for tensor in checkpoint.weights.values():
+        tensor += 1  # as if it was trained
+    assert started("anna", "mnist_4_9", checkpoint) == ("scale conv.0 conv.1", "hidden output norm")
+    assert started("anna", "svhn", checkpoint) == ("scale conv.1", "conv.0 hidden output norm")
+    checkpoint.metadata["classes"] = [*range(1, 8)]
+    fits = "scale conv.0 conv.1 hidden"
+    assert started("anna", "usps_0_6", checkpoint) == (fits, "output norm")
+    # What needs values while it is built does not show what depends on the classes.
+    checkpoint.metadata["model"]["arguments"] |= {"values": True}
+    with pytest.raises(UsageError, match="distinguishes"):
+        start_from(checkpoint, "anna", "usps_0_6", {})
+
+
+def test_all_is_kept_where_nothing_depends_on_the_classes(anna, tmp_path):
+    text, entry = CNN.replace("classes, channels", "channels"), {"output_argument": None}
+    assert anna("--check", text=text.replace("classes", "7"), entry=entry)[0] == 0
+    checkpoint = trained(tmp_path / "c.pt", "anna", "usps_0_6", classes=[*range(1, 8)])
+    assert started("anna", "usps_0_6", checkpoint) == ("layers.0 layers.1 layers.6", "")
+
+
+def test_starts_that_are_refused(anna, tmp_path):
+    one = "from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self, classes):\n"
+    one += "        super().__init__(nn.Flatten(), nn.Linear(256, classes))\n"
+    assert anna("--check", text=one)[0] == 0
+    checkpoint = trained(tmp_path / "c.pt", "anna", "usps_0_6", classes=[*range(1, 8)])
+    with pytest.raises(UsageError, match="distinguishes"):  # nothing would be kept
+        start_from(checkpoint, "anna", "usps_0_6", {})
+    bare = trained(tmp_path / "c.pt", "anna", "usps_0_6", bare=True)
+    with pytest.raises(UsageError, match=r"1.bias \(7,\), the model has 1.bias \(6,\)"):
+        start_from(bare, "anna", "mnist_4_9", {})
+    checkpoint = trained(tmp_path / "c.pt", "waly", "usps_0_6")
+    with pytest.raises(UsageError, match="waly|dennis runs DMLP"):
+        start_from(checkpoint, "dennis", "mnist_0_3", {})
+    with pytest.raises(UsageError, match="distinguishes"):
+        start_from(checkpoint, "waly", "mnist_0_3", {"hidden_dim": 50})
+    weights = {name: each for name, each in checkpoint.weights.items() if name != "fc3.bias"}
+    with pytest.raises(UsageError, match="distinguishes"):  # not a WMLP
+        start_from(Checkpoint(checkpoint.path, weights, checkpoint.metadata), "waly", "fashion", {})
+    checkpoint.metadata["model"]["arguments"]["hidden_dim"] = 10**9
+    with pytest.raises(UsageError, match="distinguishes"):  # without having built it
+        start_from(checkpoint, "waly", "mnist_0_3", {})
 
 
 def test_arguments_are_recorded_with_their_defaults():

@@ -175,6 +175,17 @@ def test_run_from_weights_is_reproduced(ran, capsys):
     assert "identical" in capsys.readouterr().out
 
 
+def test_run_from_weights_of_other_digits_is_reproduced(ran, capsys):
+    weights = f"--load_checkpoint={ran / 'first_checkpoint_best.pt'}"
+    flags = ["--username=waly", "--exp_name=other", f"--output_dir={ran}", "--device=cpu"]
+    flags += ["--dataset=mnist_0_3", "--train", "--num_epochs=1", "--seed=3", weights]
+    assert djsw.main(flags) == 0
+    capsys.readouterr()
+    assert reproduce.main([str(ran / "other_run.json")]) == 0
+    out = capsys.readouterr().out
+    assert "kept        fc2 (initialized: fc1, fc3)\n" in out and "identical" in out
+
+
 def test_run_with_other_arguments_is_reproduced(ran, capsys):
     flags = ["--username=waly", "--exp_name=wide", f"--output_dir={ran}", "--device=cpu"]
     assert djsw.main([*flags, "--train", "--num_epochs=1", "--set", "hidden_dim=12"]) == 0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import RunError, UsageError
-from utils.records.evaluation import DatasetName, ModelRecord, SettingsRecord
+from utils.records.evaluation import DatasetName, ModelRecord, SettingsRecord, StartRecord
 from utils.records.files import FileRecord, atomic_write, relative_to_root, sha256_of
 from utils.records.typed import (
     COUNT_LIMIT,
@@ -55,7 +55,7 @@ class CheckpointMetadata(TypedDict):
     exp_name: NotRequired[str]
     username: NotRequired[str]
     settings: NotRequired[SettingsRecord]
-    starting_weights: NotRequired[FileRecord | None]
+    starting_weights: NotRequired[StartRecord | None]
     teachers: NotRequired[list[FileRecord]]
     epoch: NotRequired[int]
     metrics: NotRequired[Mapping[str, object]]

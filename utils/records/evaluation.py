@@ -51,6 +51,12 @@ class CheckpointRecord(FileRecord):
     weights_sha256: NotRequired[str]
 
 
+class StartRecord(FileRecord):
+    """The file that a run started from, and the names of the layers kept, if not all."""
+
+    kept: NotRequired[list[str]]
+
+
 class SettingsRecord(TypedDict, total=False):
     """Settings of a run; records of earlier versions have others, too."""
 
@@ -107,7 +113,7 @@ class TrainingRecord(TypedDict):
     exp_name: str
     dataset: DatasetName
     settings: SettingsRecord
-    starting_weights: FileRecord | None
+    starting_weights: StartRecord | None
     teachers: NotRequired[list[FileRecord]]
     saved: str | None
 

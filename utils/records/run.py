@@ -11,6 +11,7 @@ from utils.records.evaluation import (
     ModelRecord,
     SessionRecord,
     SettingsRecord,
+    StartRecord,
 )
 from utils.records.files import FileRecord, sha256_of
 from utils.records.provenance import flat, without_nan
@@ -49,7 +50,7 @@ class Run(TypedDict):
     model: ModelRecord
     dataset: DatasetRecord
     settings: dict[str, Any]
-    starting_weights: FileRecord | None
+    starting_weights: StartRecord | None
     teachers: NotRequired[list[FileRecord]]
     status: str
     results: NotRequired[RunResults]
