@@ -1,4 +1,4 @@
-"""Run a record again and compare: ``python DJSW/reproduce.py weights/SMLP/smlp_standard_run.json``.
+"""Run a record again and compare: ``DJSW/reproduce.py weights/SMLP/smlp_standard_4_run.json``.
 
 A training is compared by its losses and the hashes of its weights, an evaluation
 (``…_metrics.json``) by every number in it.

@@ -45,6 +45,16 @@ LICENSES = {
     "fashion": "Fashion-MNIST: Zalando SE, MIT license.",
     "svhn": "SVHN: Y. Netzer et al., for non-commercial use only.",
 }
+#: How to load a network from Python.
+USE = """```python
+from pathlib import Path
+
+from DJSW.networks import build_model
+from utils.records.checkpoint import load_checkpoint
+
+checkpoint = load_checkpoint(Path("{file}"))
+model, arguments = build_model("{user}", "{dataset}", checkpoint)  # images (B, C, H, W) to logits
+```"""
 #: Columns of the list of runs, and titles where these are others.
 COLUMNS = (
     *("time", "user", "experiment", "status", "dataset", "best_epoch", "accuracy"),
@@ -201,6 +211,14 @@ def model_card(found: Sequence[Result]) -> str:
         f"{LICENSES[entry.source].partition(':')[0]}, in {'color ' * (entry.channels > 1)}images "
         f"of {width} x {height} pixels, and takes any other image for one of these.",
         *(part for result in found for part in _recipe_section(result)),
+        "## Use",
+        USE.format(
+            file=found[-1].published["checkpoint"]["file"], dataset=person.dataset, user=username
+        ),
+        "It is for comparisons and for teaching. Do not use it where an error has a cost, such as "
+        "for amounts, addresses or grades: it has an answer, often a confident one, to any image, "
+        "and it errs more often on images of other sources ([beyond the "
+        "test set](../../reports/robustness/published_robustness.md)).",
         "## Data",
         f"{LICENSES[entry.source]} 90 % of the training images were trained on; the other 10 % "
         "chose the epoch and, of several seeds, the published one. "
@@ -208,7 +226,7 @@ def model_card(found: Sequence[Result]) -> str:
         "recipes were chosen.",
         "This page is written by `uv run DJSW/results.py`.",
     ]
-    if any(path for name in others for path in folder.glob(f"*_{name}_run.json")):
+    if any(path for name in others for path in folder.glob(f"*_{name}*_run.json")):
         parts[-1] += (
             " Other runs in this folder are those of `compare.py --everyone`, on "
             f"{person.dataset} and other datasets."

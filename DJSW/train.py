@@ -123,7 +123,7 @@ def train_model(args: Any, after_epoch: AfterEpoch | None = None) -> TrainingRes
         best = history.best
         print(
             f"best        epoch {best['epoch']}, validation loss {best['validation_loss']:.4f}, "
-            f"accuracy {best['validation_accuracy']:.2%}\n"
+            f"accuracy {best['validation_accuracy']:.4f}\n"
             f"record      {job.files.record}\n"
             f"curves      {job.files.curves}\n"
             f"checkpoint  {job.files.best_checkpoint}"

@@ -1,8 +1,8 @@
 """Write the drawings of the networks to ``docs/pictures/``: ``uv run docs/generate.py``.
 
-A test fails if one of them is out of date. Pictures of images, which need the data, are drawn again
-if one is deleted. The pages of flags and of results are not committed: ``docs/conf.py`` writes them
-when the site is built.
+A test fails if one of them is out of date. The pictures of data, which need it, and of the page to
+draw on, which needs Chromium and ``--group browser``, are drawn again if one is deleted. The pages
+of flags and of results are not committed: ``docs/conf.py`` writes them when the site is built.
 """
 
 import sys
@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 import argparse
+import io
 import re
+import shutil
 from collections.abc import Mapping
 from html import escape
 from importlib import import_module
@@ -269,11 +271,43 @@ def save_images() -> None:
     figures.save_mosaic(PICTURES / "tuned.png", title, seen, [""] * 9, 9)
 
 
+def save_screenshot() -> None:
+    """Draw a digit on the page to draw on, in Chromium, and save what it shows."""
+    sys.path.append(str(DOCS))
+    import drawing
+    from playwright.sync_api import expect, sync_playwright  # of the group browser
+
+    html, picture = PICTURES / ".try.html", PICTURES / "try.png"
+    html.write_text(drawing.page(), encoding="utf-8")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": 1120, "height": 560})
+        page.goto(html.as_uri())
+        expect(page.locator("#status")).to_have_text("Draw a digit.")
+        box = page.locator("#paper").bounding_box()
+        assert box is not None
+        for stroke in ((0.5, 0.2), (0.3, 0.55), (0.7, 0.55)), ((0.6, 0.4), (0.56, 0.85)):
+            for number, (x, y) in enumerate(stroke):
+                page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
+                if number == 0:
+                    page.mouse.down()
+            page.mouse.up()
+        expect(page.locator("#status")).to_contain_text("4 (of 4 to 9)")
+        screenshot = Image.open(io.BytesIO(page.screenshot()))
+        browser.close()
+    html.unlink()
+    screenshot.convert("RGB").quantize(64).save(picture, optimize=True)
+
+
 def command(args: argparse.Namespace) -> None:
-    """Write the drawings that are out of date, and the pictures of data if one is missing."""
+    """Write the drawings that are out of date, and other pictures that are missing."""
     write(drawings())
     if not all((PICTURES / name).exists() for name in ("data.png", "tuned.png")):
         save_images()
+    if not (PICTURES / "try.png").exists():
+        save_screenshot()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from utils.handwriting import prepare_image
 MNIST, USPS = DATASETS["mnist_4_9"], DATASETS["usps_0_6"]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WEIGHTS = {
-    "sigurd": "weights/SMLP/smlp_standard_checkpoint_best.pt",
-    "waly": "weights/WMLP/wmlp_standard_checkpoint_best.pt",
+    "sigurd": "weights/SMLP/smlp_standard_4_checkpoint_best.pt",
+    "waly": "weights/WMLP/wmlp_standard_3_checkpoint_best.pt",
     "dennis": "weights/DMLP/dmlp_standard_1_checkpoint_best.pt",
 }
 

@@ -11,7 +11,7 @@ from conftest import ROOT, clean_environment
 from utils import cli
 from utils.errors import RunError, UsageError, one_line
 
-EVALUATIONS = ["reports/standard/smlp_standard_metrics.json"]
+EVALUATIONS = ["reports/standard/smlp_standard_4_metrics.json"]
 
 
 def compare(*arguments, script=ROOT / "DJSW" / "compare.py", before=None, cwd=ROOT, **variables):

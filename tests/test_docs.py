@@ -170,8 +170,8 @@ def test_documentation_builds(clone):
     assert "WARNING" not in ran.stderr and "ERROR" not in ran.stderr, ran.stderr
     assert (folder / "docs" / "_build" / "index.html").exists()
     for page, figure in (
-        ("README", "smlp_standard_curves"),
-        ("getting_started", "smlp_standard_confusion"),
+        ("training", "smlp_standard_4_curves"),
+        ("getting_started", "smlp_standard_4_confusion"),
         ("reports/robustness/published_robustness", "published_robustness_mnist_4_9"),
     ):
         text = (folder / "docs" / "_build" / f"{page}.html").read_text()
@@ -247,7 +247,7 @@ def test_published_network_from_python(clone, run_block, run_script):
     folder, environment = clone
     printed = [float(word) for word in run_block(0, 10).split()]
     flags = ("--username=sigurd", "--exp_name=same", "--output_dir=reports/scratch")
-    weights = "--load_checkpoint=weights/SMLP/smlp_standard_checkpoint_best.pt"
+    weights = "--load_checkpoint=weights/SMLP/smlp_standard_4_checkpoint_best.pt"
     ran = run_script(folder / "DJSW" / "main.py", *flags, weights, cwd=folder, env=environment)
     assert ran.returncode == 0, ran.stderr
     metrics = json.loads((folder / "reports/scratch/same_metrics.json").read_text())["metrics"]

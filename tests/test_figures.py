@@ -285,10 +285,10 @@ def test_names_are_drawn_as_they_are(tmp_path, name):
 @pytest.mark.parametrize(
     ("picture", "drawn"),
     [
-        ("weights/SMLP/smlp_standard_curves", True),
-        ("reports/standard/smlp_standard_confusion", True),
-        ("reports/standard/smlp_standard_reliability", True),
-        ("reports/standard/smlp_standard_errors", False),
+        ("weights/SMLP/smlp_standard_4_curves", True),
+        ("reports/standard/smlp_standard_4_confusion", True),
+        ("reports/standard/smlp_standard_4_reliability", True),
+        ("reports/standard/smlp_standard_4_errors", False),
         ("reports/comparisons/tuned_comparison", True),
         ("reports/comparisons/tuned_comparison_hard_1", False),
         ("reports/robustness/published_robustness_usps_0_6", True),

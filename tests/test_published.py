@@ -1,9 +1,9 @@
 """The files under weights/ and reports/ are complete, and the README agrees with them."""
 
-import hashlib
 import json
-import re
+from collections import Counter
 from dataclasses import asdict
+from itertools import product
 
 import pytest
 from conftest import ROOT, checkout_files, copy_checkout
@@ -39,26 +39,13 @@ def found(published, monkeypatch):
     return results.results()
 
 
-def standard(published, pattern):
-    """Return the files of one standard run per person and dataset, without the other seeds."""
-    paths = sorted(published.glob(pattern))
-    return [path for path in paths if not re.search(r"_standard_[0-9]+_", path.name)]
-
-
-def records(published):
-    return standard(published, "weights/*/*_standard*_run.json")
-
-
-def evaluations(published):
-    return standard(published, "reports/standard/*_metrics.json")
-
-
 def test_everyone_has_published_on_everything(published):
-    for paths in (records(published), evaluations(published)):
-        made = [json.loads(path.read_text()) for path in paths]
-        pairs = [(record["username"], record["dataset"]["name"]) for record in made]
-        assert {(name, dataset) for name in FOUNDERS for dataset in OWN_DATASETS} <= set(pairs)
-        assert len(set(pairs)) == len(pairs) and {name for name, _ in pairs} <= PEOPLE.keys()
+    """Five seeds by the standard recipe, on each person's dataset and on Fashion-MNIST."""
+    for pattern in ("weights/*/*_standard*_run.json", "reports/standard/*_metrics.json"):
+        made = [json.loads(path.read_text()) for path in published.glob(pattern)]
+        counts = Counter((record["username"], record["dataset"]["name"]) for record in made)
+        pairs = product(FOUNDERS, (*OWN_DATASETS, "fashion"))
+        assert all(counts[pair] == 5 for pair in pairs), counts
 
 
 def test_checkpoints_are_those_of_the_record(published, found):
@@ -79,7 +66,7 @@ def test_checkpoints_are_those_of_the_record(published, found):
 
 
 def test_evaluations_are_complete(published):
-    for path in evaluations(published):
+    for path in published.glob("reports/standard/*_metrics.json"):
         record = read_evaluation(path).record
         checkpoint = published / record["checkpoint"]["file"]
         if checkpoint.exists():
@@ -87,8 +74,10 @@ def test_evaluations_are_complete(published):
         git = record["session"]["git"]
         assert git is not None and git["changed"] is False, path
         name = record["exp_name"]
-        page = path.with_name(f"{name}_report.md").read_text(encoding="utf-8")
-        assert page == evaluation_page(record), path
+        page = path.with_name(f"{name}_report.md")
+        if not page.exists():  # of the best seed only
+            continue
+        assert page.read_text(encoding="utf-8") == evaluation_page(record), path
         for picture in ("confusion", "errors", "reliability"):
             content = path.with_name(f"{name}_{picture}.png").read_bytes()
             assert content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82"), path
@@ -167,30 +156,27 @@ def row_of(text, model):
     return [cell.strip() for cell in row.split("|")]
 
 
-def test_comparison_is_of_these_evaluations(published):
-    for name, count in (("tuned", 45), ("tuned_published", 12)):
-        record = json.loads(
-            (published / "reports" / "comparisons" / f"{name}_comparison.json").read_text()
-        )
-        assert len(record["evaluations"]) == count
-        for each in record["evaluations"]:
-            assert each["sha256"] == sha256_of(published / each["file"])
-    record = json.loads(
-        (published / "reports" / "comparisons" / "standard_comparison.json").read_text()
-    )
-    compared = {each["file"]: each["sha256"] for each in record["evaluations"]}
-    hashes = {
-        path.relative_to(published).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in evaluations(published)
-    }
-    assert compared.items() <= hashes.items() and len(compared) >= 9
-    page = (published / "reports" / "comparisons" / "standard_comparison.md").read_text(
-        encoding="utf-8"
-    )
-    matrix = [line for line in page.split("![")[0].splitlines() if line.startswith("|")]
-    assert len(matrix) >= 2 + 3 and "\n".join(matrix) in (published / "README.md").read_text(
-        encoding="utf-8"
-    )
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("comparisons/tuned", 45),
+        ("comparisons/tuned_published", 12),
+        ("standard/standard", 5 * 3 * 4),
+    ],
+)
+def test_comparison_is_of_these_evaluations(published, name, count):
+    record = json.loads((published / "reports" / f"{name}_comparison.json").read_text())
+    assert len(record["evaluations"]) == count
+    for each in record["evaluations"]:
+        assert each["sha256"] == sha256_of(published / each["file"])
+
+
+def test_readme_has_the_matrix_of_the_comparison(published):
+    page = published / "reports" / "standard" / "standard_comparison.md"
+    before = page.read_text(encoding="utf-8").split("![")[0]
+    matrix = [line for line in before.splitlines() if line.startswith("|")]
+    assert len(matrix) >= 2 + 3
+    assert "\n".join(matrix) in (published / "README.md").read_text(encoding="utf-8")
 
 
 def test_performance_page_has_the_benchmarks_tables(published):

@@ -81,7 +81,7 @@ def epoch_line(row: Row, num_epochs: int, images_per_second: float) -> str:
         f"epoch {row['epoch']:{len(str(num_epochs))}}/{num_epochs}"
         f"  train loss {row['train_loss']:.4f}"
         f"  validation loss {row['validation_loss']:.4f}"
-        f"  accuracy {row['validation_accuracy']:7.2%}"
+        f"  accuracy {row['validation_accuracy']:.4f}"
         f"  lr {row['learning_rate']:.3g}"
         f"  {images_per_second:8,.0f} images/s"
         f"  {left // 60:.0f}:{left % 60:02.0f} left"

@@ -11,6 +11,7 @@ from utils.report.tables import (
     interval,
     markdown,
     number,
+    percent,
     title,
 )
 
@@ -133,7 +134,7 @@ def _errors(record: EvaluationRecord) -> list[str]:
     word = class_word(record)
     picture = f"![images by true and predicted {word}]({record['exp_name']}_confusion.png)"
     rows = [
-        (true, predicted, str(count), f"{share:.2%}")
+        (true, predicted, str(count), percent(share))
         for true, predicted, count, share in confused_pairs(record)[:PAIRS]
     ]
     if not rows:
