@@ -62,8 +62,10 @@ def test_training_job(cluster, trained):
         "device      cpu (",
     ):
         assert line in log
-    assert f"container   {cluster.folder}/image.sif\n" in log
-    assert "epoch 100/100" in log and "checkpoint  " in log
+    assert "container   …/image.sif\n" in log
+    assert "epoch 100/100" in log
+    assert "checkpoint  weights/WMLP/first_checkpoint_best.pt\n" in log
+    assert str(cluster.folder) not in log
     assert (cluster.project / "reports" / f"djsw_{trained}.log").read_text() == log
     assert not list(cluster.project.glob("*.log"))
 
@@ -161,6 +163,8 @@ def test_canceled_run_can_be_resumed(cluster):
     cluster("scancel", job)
     assert cluster.wait(job) == "CANCELLED"
     wait_for(lambda: "stopped by SIGTERM" in cluster.log(job), 20)
+    assert "output      weights/SMLP\n" in cluster.log(job)
+    wait_for(lambda: not [*Path("/tmp").glob(f"djsw_{job}_*")], 20)
     assert record_of(cluster, "SMLP/gone")["status"] == "stopped"
     epochs = len((cluster.project / "weights/SMLP/gone_history.csv").read_text().splitlines())
     again = (*SIGURD, "--exp_name=gone", "--train", "--resume", f"--num_epochs={epochs}")
