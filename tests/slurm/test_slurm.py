@@ -521,6 +521,7 @@ def test_reports_missing(cluster):
 def test_data_missing_and_no_network(cluster):
     file = cluster.project / "data" / "processed" / "usps_0_6.h5"
     file.rename(file.with_suffix(".aside"))
+    shutil.rmtree(cluster.project / "data" / "raw", ignore_errors=True)  # copied for the seeds
     flags = (*WALY, "--exp_name=refused_data", "--train")
     offline = {"HTTPS_PROXY": "http://127.0.0.1:9", "DJSW_RAW_USPS": ""}
     try:
