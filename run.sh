@@ -69,7 +69,7 @@ if [[ -z $check && -z $batch && (-z ${SLURM_JOB_ID:-} || -n ${SLURM_STEP_ID:-}) 
 fi
 
 # The copy is in Slurm's spool folder; the repository is the submission folder.
-[[ $batch ]] && { cd "$SLURM_SUBMIT_DIR" || exit 2; }
+[[ $batch ]] && { cd -P "$SLURM_SUBMIT_DIR" || exit 2; }
 [[ -f DJSW/main.py && -f run.sh ]] || fail "$PWD is not the repository; cd to it, then sbatch run.sh$typed"
 [[ -d reports ]] || fail "$PWD has no folder reports for the log; mkdir reports"
 
@@ -200,6 +200,20 @@ if [[ $cluster == lumi && ${SLURM_GPUS_ON_NODE:-} == 8 && $ranks == $((8 * SLURM
     bind=("--cpu-bind=mask_cpu:0x00fe000000000000,0xfe00000000000000,0x0000000000fe0000,0x00000000fe000000,0x00000000000000fe,0x000000000000fe00,0x000000fe00000000,0x0000fe0000000000")
 fi
 
+# So that the log can be committed, paths in the repository become relative to it, and others
+# "…/name", but not where an error needs them. The filter ends with its input rather than with
+# Slurm's signals, and the shell waits for it, since the end of the shell is that of the job.
+root=$(printf '%s' "$PWD" | sed 's/[][\.*^$+?(){}|#]/\\&/g')
+mkfifo "$private/log"
+(
+    trap '' TERM USR1
+    exec sed -uE "s#(^|[^[:alnum:]_./-])$root/#\1#g
+        /error: /!s#(^|[[:space:](=])/[^[:space:]]*/([^/[:space:]]+)#\1…/\2#g"
+) <"$private/log" &
+filter=$!
+exec >"$private/log" 2>&1
+trap 'trap "" TERM USR1; exec >&- 2>&-; wait "$filter"; rm -rf "$private"' EXIT
+
 echo "job         ${job:-$SLURM_JOB_ID} (${SLURM_JOB_PARTITION:-}, ${account:-no account}), started $(date -u +%FT%TZ), restart $restart of $max_restarts"
 echo "nodes       $SLURM_JOB_NODELIST, ranks: $ranks"
 echo "commit      ${commit:-unknown}"
@@ -221,7 +235,6 @@ while kill -0 "$step" 2>/dev/null; do
 done
 wait "$step"
 status=$?
-rm -rf "$private"
 
 # 75 is "stopped by SIGUSR1, state saved". The status can differ if srun, having seen one rank end,
 # killed another one; 1 and 2 are errors, which would recur.

@@ -84,6 +84,11 @@ def test_stack_must_compute_what_forward_computes():
     model, _ = build_model("waly", "usps_0_6")
     Adam(model, lr=0.1)
     assert isinstance(gradients_of(model), StackGradients)
+    large, _ = build_model("sigurd", "mnist_4_9")
+    for parameter in large.parameters():  # logits of 10⁶, which float32 rounds
+        parameter.data *= 50
+    Adam(large, lr=0.1)
+    assert isinstance(gradients_of(large), StackGradients)
 
     class WithDropout(WMLP):
         def forward(self, x):

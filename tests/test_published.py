@@ -194,3 +194,19 @@ def test_performance_page_has_the_benchmarks_tables(published):
     assert measured.split("\n\n")[1].startswith("| recipe") and measured.split("\n\n")[1] in page
     measured = (published / "reports" / "benchmarks" / "evaluation.md").read_text(encoding="utf-8")
     assert all(table in page for table in measured.split("\n\n")[1:3])
+
+
+def test_logs_of_jobs_have_no_paths_and_agree_with_the_results(published):
+    logs = {path.stem: path.read_text() for path in (published / "reports/slurm").glob("*.log")}
+    for name, log in logs.items():
+        assert not re.search(r"(?<![\w.…:/])/\w", log), f"{name}: an absolute path"
+        assert re.search(r"^commit      [0-9a-f]{40}$", log, re.MULTILINE), f"{name}: of a commit"
+    for name, count in (("smlp_training", 10), ("smlp_requeued", 15)):
+        epochs = re.findall(rf"^epoch +([0-9]+)/{count} ", logs[name], re.MULTILINE)
+        assert epochs == [str(epoch + 1) for epoch in range(count)] and "checkpoint  " in logs[name]
+    stops = [logs["smlp_requeued"].count(f"\n{start}") for start in ("stopped by SIG", "resumed  ")]
+    assert stops[0] == stops[1] >= 1 and "requeued for restart 1 of 20\n" in logs["smlp_requeued"]
+    record = read_evaluation(published / "reports/standard/wmlp_standard_metrics.json").record
+    assert f"weights     {record['checkpoint']['file']}\n" in logs["wmlp_evaluation"]
+    counts = f"{record['correct']} of {record['images']} images correct"
+    assert f"\n{counts}\n" in logs["wmlp_evaluation"]

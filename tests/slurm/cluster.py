@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from DJSW.pipelines import DATASETS
 
 SLURM_CONF = """
 ClusterName=lumi
-SlurmctldHost={nodes[0]}(127.0.0.1)
+SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
@@ -50,8 +50,8 @@ AccountingStorageType=accounting_storage/none
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=DEFAULT CPUs=56 RealMemory=480000 Gres=gpu:2
-NodeName={nodes[0]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[1]}
-NodeName={nodes[1]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[2]}
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=small-g Nodes={nodes[0]} Default=YES MaxTime=3-00:00:00 State=UP
 PartitionName=standard-g Nodes=ALL MaxTime=2-00:00:00 State=UP
 PartitionName=dev-g Nodes={nodes[0]} MaxTime=03:00:00 State=UP
@@ -65,8 +65,9 @@ echo "$*" >>"{folder}/singularity.log"
 [[ $1 == run && $3 == python ]] || exit 64
 exec {python} "${{@:4}}"
 """
+HOST = socket.gethostname().split(".")[0]
 #: The first, whose name the ranks on the other resolve, is the only one of small-g and dev-g.
-NODES = [socket.gethostname().split(".")[0] + suffix for suffix in ("", "-2")]
+NODES = (HOST, f"{HOST}-2")
 
 
 class Cluster:
@@ -127,7 +128,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def started() -> Iterator[Cluster]:
+def started(nodes: Sequence[str] = NODES) -> Iterator[Cluster]:
     """Run the cluster for a block; it uses and leaves nothing outside its own folder."""
     missing = [name for name in ("slurmctld", "slurmd", "munged") if not shutil.which(name)]
     if missing:
@@ -142,7 +143,8 @@ def started() -> Iterator[Cluster]:
         (folder / name).mkdir()
     (folder / "slurm.conf").write_text(
         SLURM_CONF.format(
-            nodes=NODES,
+            host=HOST,
+            nodes=nodes,
             folder=folder,
             user=getpass.getuser(),
             ports=_free_ports(3),
@@ -170,7 +172,7 @@ def started() -> Iterator[Cluster]:
     munge = f"--key-file={folder}/munge.key --socket={folder}/munge.socket --foreground --force"
     munge += f" --pid-file={folder}/munged.pid --seed-file={folder}/munge.seed"
     commands = [["munged", *munge.split()], ["slurmctld", "-D"]]
-    commands += [["slurmd", "-D", "-N", node] for node in NODES]
+    commands += [["slurmd", "-D", "-N", node] for node in nodes]
     daemons: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
@@ -186,7 +188,7 @@ def started() -> Iterator[Cluster]:
         this = Cluster(folder, _project(folder / "project"), environment)
         until = time.monotonic() + 60
         idle = ["sinfo", "--noheader", "--partition=standard-g", "--format=%D %T"]
-        while this(*idle).stdout.strip() != f"{len(NODES)} idle":
+        while this(*idle).stdout.strip() != f"{len(nodes)} idle":
             ended = any(daemon.poll() is not None for daemon in daemons)
             if ended or time.monotonic() > until:
                 logs = "".join(path.read_text() for path in folder.glob("*.log"))
