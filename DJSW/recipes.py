@@ -13,8 +13,8 @@ minutes of one run on one of two busy cores of an AMD EPYC::
     DJSW/main.py --username dennis --exp_name dmlp_tuned_1 --seed 1 --output_dir weights/DMLP \
         --recipe tuned --train                                    0.9992 +- 0.0002    5 to 8
 
-Expected of ``standard``, in the same order: 0.9754 +- 0.0021, 0.9500 +- 0.0029 and
-0.9940 +- 0.0007, in seconds. Expected of ``distilled``, which takes twice as long as ``tuned``:
+Expected of ``standard``, in the same order: 0.9763 +- 0.0020, 0.9519 +- 0.0019 and
+0.9941 +- 0.0007, in seconds. Expected of ``distilled``, which takes twice as long as ``tuned``:
 0.9949 +- 0.0003, 0.9792 +- 0.0017 and 0.9991 +- 0.0004.
 """
 
