@@ -1,6 +1,7 @@
 """The files under weights/ and reports/ are complete, and the README agrees with them."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import asdict
 from itertools import product
@@ -206,7 +207,7 @@ def test_logs_of_jobs_have_no_paths_and_agree_with_the_results(published):
         assert epochs == [str(epoch + 1) for epoch in range(count)] and "checkpoint  " in logs[name]
     stops = [logs["smlp_requeued"].count(f"\n{start}") for start in ("stopped by SIG", "resumed  ")]
     assert stops[0] == stops[1] >= 1 and "requeued for restart 1 of 20\n" in logs["smlp_requeued"]
-    record = read_evaluation(published / "reports/standard/wmlp_standard_metrics.json").record
+    record = read_evaluation(published / "reports/standard/wmlp_standard_3_metrics.json").record
     assert f"weights     {record['checkpoint']['file']}\n" in logs["wmlp_evaluation"]
     counts = f"{record['correct']} of {record['images']} images correct"
     assert f"\n{counts}\n" in logs["wmlp_evaluation"]

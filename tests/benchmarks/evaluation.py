@@ -73,9 +73,9 @@ def steps() -> dict[str, Callable[[], object]]:
     page[300:580, 500:780] -= np.kron(test[3:4][0][0, 0].numpy(), np.ones((10, 10), np.float32))
     return {
         f"predictions of {len(classes)} images": lambda: predict(model, test),
-        "10 000 resamples, all metrics of the confusion": bootstrap,
-        "10 000 resamples of writers": lambda: intervals.draws.__wrapped__(clusters.count),
-        "10 000 resamples of the calibration error": lambda: intervals.calibration_error_interval(
+        "10,000 resamples, all metrics of the confusion": bootstrap,
+        "10,000 resamples of writers": lambda: intervals.draws.__wrapped__(clusters.count),
+        "10,000 resamples of the calibration error": lambda: intervals.calibration_error_interval(
             bins, gaps, clusters
         ),
         "every number of an evaluation": lambda: measure(log_probabilities, classes, ENTRY.labels),
