@@ -4,7 +4,6 @@ import csv
 import json
 import statistics
 import sys
-from itertools import product
 
 import h5py
 import numpy as np
@@ -367,17 +366,16 @@ def test_everyone_with_seeds_on_all_cores(checkout, run_script):
         "--seeds=1,2",
         "--datasets",
         "fashion",
-        "svhn",
         "--jobs=2",
         "--output_dir=reports/scratch",
     )
     ran = run_script(checkout / "DJSW" / "compare.py", *flags, cwd=checkout, fresh=True)
     assert ran.returncode == 0, ran.stderr
     record = json.loads((checkout / "reports" / "scratch" / "x_comparison.json").read_text())
-    assert len(record["evaluations"]) == 2 * len(PEOPLE) * 2
-    assert ran.stdout.count(" trains ") == 2 * len(PEOPLE) * 2
-    for dataset, seed in product(("fashion", "svhn"), (1, 2)):
-        path = checkout / "weights" / "WMLP" / f"wmlp_x_{dataset}_{seed}_run.json"
+    assert len(record["evaluations"]) == 2 * len(PEOPLE)
+    assert ran.stdout.count(" trains ") == 2 * len(PEOPLE)
+    for seed in (1, 2):
+        path = checkout / "weights" / "WMLP" / f"wmlp_x_fashion_{seed}_run.json"
         run = json.loads(path.read_text())
         assert run["settings"]["seed"] == seed and run["status"] == "finished"
     assert "(2 seeds)" in ran.stdout
