@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cluster import started
 from conftest import ROOT
 
+WMLP = "weights/WMLP/wmlp_standard_3_checkpoint_best.pt"
 TRAIN = "run.sh --username sigurd --output_dir reports/scratch --device cpu --train --exp_name"
 JOBS = {
     "smlp_training": f"{TRAIN} smlp",
     "wmlp_evaluation": "run.sh --username waly --exp_name wmlp_by_sigurd --output_dir "
-    "reports/scratch --device cpu --load_checkpoint weights/WMLP/wmlp_standard_3_checkpoint_best.pt",
+    f"reports/scratch --device cpu --load_checkpoint {WMLP}",
     # The signal comes 30 to 90 s after the start. With batches of two the run takes longer.
     "smlp_requeued": f"--time=3 {TRAIN} smlp_small_batches --batch_size 2 --num_epochs 15",
 }
