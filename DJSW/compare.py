@@ -290,7 +290,7 @@ def everyone(
 
     :raises UsageError: there is a run of that name with other settings.
     """
-    runs, datasets = [], args.datasets or dict.fromkeys(map(dataset_of, PEOPLE))
+    runs, datasets = [], dict.fromkeys(args.datasets or map(dataset_of, PEOPLE))
     for username, dataset in product(PEOPLE, datasets):
         if not (_has_data(dataset, missing, train=True) and _has_data(dataset, missing)):
             continue

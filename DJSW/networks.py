@@ -20,7 +20,7 @@ from DJSW.pipelines import DATASETS, PEOPLE, import_object
 from utils.engine.backward import gradients_of
 from utils.engine.optimizer import Adam
 from utils.errors import UsageError
-from utils.records.checkpoint import Checkpoint, load_weights, require_fit
+from utils.records.checkpoint import Checkpoint, describe, load_weights, require_fit
 from utils.records.files import ROOT
 from utils.records.typed import shown
 
@@ -107,12 +107,17 @@ def start_from(
     larger = _without_memory(type(model), more)
     states = (checkpoint.weights, model.state_dict(), larger.state_dict() if larger else {})
     found, own, doubled = ({name: each.shape for name, each in state.items()} for state in states)
+    if larger is None or found.keys() != own.keys():
+        raise reason
+    # With twice the classes, the layers that depend on them have other shapes.
     layer_of = {name: TENSOR.sub("", name) for name in own}
-    new = {layer_of[name] for name in own if not found.get(name) == own[name] == doubled.get(name)}
+    new = {layer_of[name] for name in own if not found[name] == own[name] == doubled[name]}
     layers = dict.fromkeys(layer_of.values())
     kept = [layer for layer in layers if layer not in new]
-    if not kept or found.keys() != own.keys():
-        raise reason
+    if not kept:
+        raise UsageError(
+            f"{checkpoint.path} does not fit {describe(model)} on {dataset}: no layer could be kept"
+        )
     weights = {name: checkpoint.weights[name] for name in own if layer_of[name] in kept}
     model.load_state_dict(weights, strict=False)
     return model, arguments, kept, [layer for layer in layers if layer in new]

@@ -73,13 +73,16 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         """Refuse shapes and labels that no file has, and labels without a name."""
-        if len(self.image_shape) < 2 or self.image_shape[2:] not in ((), (3,)):
-            raise ValueError(f"image_shape {self.image_shape}, expected (H, W) or (H, W, 3)")
-        if not all(isinstance(each, int) and 0 <= each <= 255 for each in self.classes):
-            raise ValueError(f"classes {[*self.classes]}, expected labels from 0 to 255")
+        entry, shape = f"the entry of {self.train_file} has", self.image_shape
+        sides = isinstance(shape, tuple) and all(type(side) is int and side > 0 for side in shape)
+        if not sides or len(shape) < 2 or shape[2:] not in ((), (3,)):
+            raise ValueError(f"{entry} image_shape {shape}, expected (H, W) or (H, W, 3)")
+        labels = isinstance(self.classes, Mapping) and [*self.classes]
+        if not labels or not all(type(each) is int and 0 <= each <= 255 for each in labels):
+            raise ValueError(f"{entry} classes {self.classes}, expected names by label, 0 to 255")
         names = {name for name in self.classes.values() if isinstance(name, str) and name.strip()}
-        if len(names) < len(self.classes):
-            raise ValueError(f"classes {self.classes}, expected a name of its own for each label")
+        if len(names) < max(len(labels), 2):
+            raise ValueError(f"{entry} classes {self.classes}, expected two or more other names")
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -233,6 +236,7 @@ def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
 
     Labels are classes 0 … C-1.
 
+    :raises UsageError: ``create`` of its entry is no function.
     :raises RunError: the file is damaged, is of another dataset, or cannot be created.
     """
     from utils.mnist_dataset import DigitClasses, MnistH5Dataset
@@ -242,7 +246,14 @@ def open_split(dataset: str, *, train: bool) -> MnistH5Dataset:
     if not path.exists():
         print(f"{path} does not exist yet: creating it", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        import_object(entry.create)(path, train=train, labels_to_keep=entry.labels)
+        try:
+            create = import_object(entry.create)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"DJSW/pipelines.py: create of {dataset} is {entry.create!r}: {error}; name a "
+                "function as 'module:function'"
+            ) from None
+        create(path, train=train, labels_to_keep=entry.labels)
     data = MnistH5Dataset(path, target_transform=DigitClasses(entry.labels))
     _check_content(data, entry, train=train)
     if data.source is None:
@@ -267,4 +278,4 @@ def _check_content(data: MnistH5Dataset, entry: ImageDataset, *, train: bool) ->
             f"{data.h5_path}: labels {unexpected_labels}, expected {list(entry.labels)} {remedy}"
         )
     split = "train" if train else "test"
-    data.check_attributes(dataset=entry.source, split=split, kept_labels=list(entry.labels))
+    data.check_attributes(dataset=entry.source, split=split, kept_labels=sorted(entry.labels))

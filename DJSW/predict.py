@@ -187,7 +187,7 @@ def read_images(paths: Sequence[Path], dataset: str, *, raw: bool) -> list[Digit
     form, found = DATASETS[dataset], []
     for path in tqdm(paths, "images", leave=False, disable=None):
         try:
-            gray = handwriting.read_image(path)
+            gray = handwriting.read_image(path, color=not raw)
             if raw:
                 images, boxes = (
                     handwriting.check_prepared(gray, form)[None],

@@ -160,8 +160,8 @@ def settings(args: Any, dataset: str) -> Settings:
     recipe = RECIPES[args.recipe].get(dataset, Recipe() if args.recipe == "standard" else None)
     if recipe is None:
         raise UsageError(
-            f"there is no recipe {args.recipe!r} for {dataset}; give --recipe standard, or add one "
-            "to DJSW/recipes.py"
+            f"there is no recipe {args.recipe!r} for {dataset}; give --recipe standard, with "
+            "--augmentation perhaps, or add one to DJSW/recipes.py"
         )
     if recipe.schedule not in SCHEDULES:
         raise UsageError(

@@ -204,11 +204,13 @@ def model_card(found: Sequence[Result]) -> str:
     entry, folder = DATASETS[person.dataset], ROOT / "weights" / person.model_name
     width, height = entry.image_size[::-1]
     others = (name for name in DATASETS if name != person.dataset)
+    unknown = f"{entry.source}: no license is stated in LICENSES of DJSW/results.py."
+    license = LICENSES.get(entry.source, unknown)
     parts = [
         f"# {model['name']}: {username}'s network",
         f"{model['layers']}, {model['parameters']:,} parameters. It classifies "
         f"{'' if entry.names else 'the digits '}{', '.join(entry.classes.values())} of "
-        f"{LICENSES[entry.source].partition(':')[0]}, in {'color ' * (entry.channels > 1)}images "
+        f"{license.partition(':')[0]}, in {'color ' * (entry.channels > 1)}images "
         f"of {width} x {height} pixels, and takes any other image for one of these.",
         *(part for result in found for part in _recipe_section(result)),
         "## Use",
@@ -220,7 +222,7 @@ def model_card(found: Sequence[Result]) -> str:
         "and it errs more often on images of other sources ([beyond the "
         "test set](../../reports/robustness/published_robustness.md)).",
         "## Data",
-        f"{LICENSES[entry.source]} 90 % of the training images were trained on; the other 10 % "
+        f"{license} 90 % of the training images were trained on; the other 10 % "
         "chose the epoch and, of several seeds, the published one. "
         "[docs/recipes.md](../../docs/recipes.md) says what was known of the test images when the "
         "recipes were chosen.",

@@ -147,11 +147,15 @@ def measure(dataset: str, networks: dict[str, Predict]) -> dict[str, Any]:
         for answer, part in (("correct", unsure[correct]), ("wrong", unsure[~correct])):
             own["unsure"][answer] = float(part.mean()) if len(part) else None
     for kind, (_, strengths) in CORRUPTIONS.items():
-        corrupted = [corrupt(images, kind, level) for level in range(len(strengths))]
-        for name, predict in networks.items():
-            correct = np.stack([predict(each).argmax(1) == classes for each in corrupted])
+        answers: dict[str, list[np.ndarray]] = {name: [] for name in networks}
+        for level in range(len(strengths)):
+            corrupted = corrupt(images, kind, level)
+            for name, predict in networks.items():
+                answers[name].append(predict(corrupted).argmax(1) == classes)
+        for name, correct in answers.items():
             levels = [_accuracy(each[None], clusters) for each in correct]
-            found["networks"][name]["accuracy"][kind] = [_accuracy(correct, clusters), *levels]
+            own = found["networks"][name]
+            own["accuracy"][kind] = [_accuracy(np.stack(correct), clusters), *levels]
     for other, shared, refitted, digits, groups in other_sources(dataset):
         if shared:
             numbers = np.array([DATASETS[dataset].labels.index(digit) for digit in digits])
@@ -199,7 +203,10 @@ def other_sources(
 
     for name, other in DATASETS.items():
         same = other.image_shape == entry.image_shape
-        if name == dataset or not (same or (entry.digit_size and other.channels == entry.channels)):
+        if name == dataset:
+            continue
+        if not same and not (entry.digit_size and other.channels == entry.channels):
+            print(f"left out    {name}: of another size, and only gray digits are fitted")
             continue
         try:
             data = open_split(name, train=False)

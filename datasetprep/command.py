@@ -5,19 +5,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from utils.cli import Parser, digits, run_command
+from utils.cli import Parser, labels, run_command
 from utils.errors import UsageError
 from utils.records.files import find_file
 
 
 def parser(dataset: str) -> Parser:
     """Return a parser with the flags of every dataset script."""
-    flags = Parser(f"Create an HDF5 file of {dataset.upper()} images, or verify one.")
+    name = {"fashion": "Fashion-MNIST"}.get(dataset, dataset.upper())
+    flags = Parser(f"Create an HDF5 file of {name}'s images, or verify one.")
     task = flags.add_mutually_exclusive_group(required=True)
     task.add_argument("--train", action="store_true", help="the training split")
     task.add_argument("--test", action="store_true", help="the test split")
     task.add_argument("--verify", metavar="FILE", help="check FILE against its own hashes")
-    flags.add_argument("--keep", type=digits, metavar="4,5,6", help="labels to keep (default: all)")
+    flags.add_argument("--keep", type=labels, metavar="4,5,6", help="labels to keep (default: all)")
     output = f"where training looks for it, such as data/processed/{dataset}_test_4_9.h5"
     flags.add_argument("--output", metavar="FILE", help=f"file to write (default: {output})")
     return flags

@@ -1,4 +1,4 @@
-"""Create HDF5 files of SVHN, house numbers in colour (cropped digits).
+"""Create HDF5 files of SVHN, house numbers in color (cropped digits).
 
 ``python datasetprep/create_svhn_dataset.py --train``
 """

@@ -41,14 +41,16 @@ def create_h5(
     labels_to_keep: Sequence[int] | None,
     read_raw: Callable[[], RawSplit],
 ) -> Path:
-    """Write the kept digits of one split, unless ``output_path`` already holds exactly these.
+    """Write the kept images of one split, unless ``output_path`` already holds exactly these.
 
-    :param read_raw: returns the whole split; called only if the file has to be written.
+    :param labels_to_keep: all that there are, if ``None``.
+    :param read_raw: returns the whole split; with labels called only if the file has to be written.
     :raises UsageError: a label to keep has no images, the folder of ``output_path`` does not exist,
         or it is no regular file.
     :raises RunError: the raw files are unavailable, or hold more than a file may.
     """
-    keep = sorted(set(range(10) if labels_to_keep is None else labels_to_keep))
+    raw = read_raw() if labels_to_keep is None else None
+    keep = sorted({*(np.unique(raw.labels).tolist() if raw else labels_to_keep or ())})
     if not keep or not set(keep) <= set(range(256)):
         raise UsageError(f"labels to keep: {keep} (give one or more from 0 to 255)")
     if Path(output_path).parent == Path("data/processed"):  # missing from a fresh clone
@@ -67,12 +69,16 @@ def create_h5(
             return path
         except RunError as error:
             print(f"replacing {error}", flush=True)
-    raw = read_raw()
-    if not (raw.images.ndim == 3 or raw.images.shape[3:] == (3,)):
-        shapes = "(N, H, W) or in color (N, H, W, 3)"
-        raise RunError(f"{raw.source}: images {raw.images.shape}, expected {shapes}")
+    raw = raw or read_raw()
+    images, shape = raw.images, raw.images.shape
+    fits = images.dtype == np.uint8 and (len(shape) == 3 or shape[3:] == (3,))
+    if not fits or raw.labels.shape != shape[:1]:
+        raise RunError(
+            f"{raw.source}: images {images.dtype} {shape} and labels {raw.labels.shape}, expected "
+            "uint8 (N, H, W) or in color (N, H, W, 3), and (N,)"
+        )
     if labels_to_keep and (unknown := sorted({*keep} - {*np.unique(raw.labels).tolist()})):
-        raise UsageError(f"labels to keep: {raw.source} has no images of {unknown}")
+        raise UsageError(f"labels to keep of {dataset}: {raw.source} has none of {unknown}")
     kept = np.isin(raw.labels, keep)
     arrays = {"images": raw.images, "labels": raw.labels.astype(np.uint8), **raw.authors}
     arrays = {name: array[kept] for name, array in arrays.items()}

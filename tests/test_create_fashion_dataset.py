@@ -125,7 +125,7 @@ def test_fashion_command(raw, tmp_path, run_script, capsys):
     script = ROOT / "datasetprep" / "create_fashion_dataset.py"
     helped = run_script(script, "--help", cwd=tmp_path)
     assert (helped.returncode, helped.stderr) == (0, "")
-    assert "FASHION images" in helped.stdout
+    assert "Fashion-MNIST's images" in helped.stdout
     raw.mkdir()
     copy_raw_mnist(raw)
     output = tmp_path / "f.h5"

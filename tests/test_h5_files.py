@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def test_images_of_other_shapes_are_refused(tmp_path):
         with pytest.raises(RunError, match=r"or in color \(N, H, W, 3\)"):
             h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, read)
     assert not list(tmp_path.iterdir())
+
+
+def test_arrays_of_other_kinds_are_refused(tmp_path):
+    images, labels = np.zeros((2, 8, 8), np.uint8), np.zeros(2, np.uint8)
+    for other in ((images / 255, labels), (images, labels[:1]), (images, np.eye(2))):
+        raw = h5_files.RawSplit(*other, "mine", {})
+        with pytest.raises(RunError, match=r"mine: images .* and labels \(.*, expected uint8"):
+            h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, partial(copy, raw))
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_labels_of_a_source_are_kept(tmp_path):
+    labels = np.array([200, 0, 3, 200], np.uint8)
+    raw = h5_files.RawSplit(np.zeros((4, 8, 8, 3), np.uint8), labels, "mine", {})
+    path = h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, lambda: raw)
+    data = MnistH5Dataset(path)
+    assert data.labels.tolist() == labels.tolist() and data.attributes["kept_labels"] == [0, 3, 200]
 
 
 def test_more_images_than_a_file_may_hold_are_refused(tmp_path, monkeypatch):
@@ -180,7 +198,7 @@ def test_labels_that_no_file_has_raise_an_error(tmp_path, keep):
 def test_labels_without_images_raise_an_error(raw_mnist, tmp_path):
     raw_mnist.mkdir()
     copy_raw_mnist(raw_mnist)
-    with pytest.raises(UsageError, match=r"MNIST IDX files has no images of \[10, 37\]"):
+    with pytest.raises(UsageError, match=r"MNIST IDX files has none of \[10, 37\]"):
         mnist.create_mnist_h5(tmp_path / "m.h5", labels_to_keep=[37, 4, 10])
     assert not (tmp_path / "m.h5").exists()
 

@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import h5py
 import pytest
@@ -14,8 +15,8 @@ from conftest import digit_images, python_blocks, write_datasets, write_h5
 from DJSW import compare, predict
 from DJSW import main as djsw
 from DJSW.networks import build_model
-from DJSW.pipelines import DATASETS, PEOPLE, ImageDataset, Person, import_object, open_split
-from utils.errors import RunError
+from DJSW.pipelines import DATASETS, PEOPLE, ImageDataset, Person, digits, import_object, open_split
+from utils.errors import RunError, UsageError
 from utils.mnist_dataset import MnistH5Dataset
 from utils.records.checkpoint import write_checkpoint
 from utils.records.evaluation import read_evaluation
@@ -308,11 +309,27 @@ def test_color_is_refused_by_a_checkpoint_of_gray_images(tmp_path, shapes, monke
 def test_entries_that_no_file_has_are_refused():
     """And labels without a name of their own."""
     for shape, classes, sentence in (
-        ((8, 8, 2), {0: "a"}, "image_shape"),
-        ((8,), {0: "a"}, "image_shape"),
-        ((8, 8), {256: "a"}, "labels from 0 to 255"),
-        ((8, 8), {0: "a", 1: " "}, "a name of its own"),
-        ((8, 8), {0: "a", 1: "a"}, "a name of its own"),
+        *((s, {0: "a", 1: "b"}, "image_shape") for s in ((8, 8, 2), (8,), [8, 8], 8, (0, 8), "88")),
+        *(((8, 8), classes, "0 to 255") for classes in ({}, {256: "a"}, {True: "a"}, ("a", "b"))),
+        ((8, 8), {0: "a"}, "two or more other names"),
+        ((8, 8), {0: "a", 1: " "}, "two or more other names"),
+        ((8, 8), {0: "a", 1: "b", 2: "a"}, "two or more other names"),
     ):
-        with pytest.raises(ValueError, match=sentence):
-            ImageDataset("mine", classes, shape, "a.h5", "b.h5", "c:d")
+        with pytest.raises(ValueError, match=f"the entry of a.h5 has .*{sentence}"):
+            ImageDataset("mine", cast(Any, classes), cast(Any, shape), "a.h5", "b.h5", "c:d")
+
+
+def test_classes_may_have_any_order(processed, monkeypatch):
+    """The k-th of the entry is class k."""
+    entry = replace(DATASETS["usps_0_6"], classes=digits(3, 0, 6, 1, 2, 5, 4))
+    monkeypatch.setitem(DATASETS, "usps_0_6", entry)
+    data = open_split("usps_0_6", train=True)
+    assert [data.labels[data.classes == k][0] for k in range(7)] == [3, 0, 6, 1, 2, 5, 4]
+
+
+@pytest.mark.parametrize("create", ["datasetprep.x:y", "datasetprep.create_mnist_dataset:y", "y"])
+def test_function_that_does_not_exist_is_named(processed, monkeypatch, create):
+    entry = replace(DATASETS["fashion"], create=create, train_file="other.h5")
+    monkeypatch.setitem(DATASETS, "fashion", entry)
+    with pytest.raises(UsageError, match=f"create of fashion is '{create}': .*; name a function"):
+        open_split("fashion", train=True)

@@ -197,6 +197,11 @@ def test_raw_images_are_not_converted(call, tmp_path, processed):
     with pytest.raises(UnreadableImage, match="black on white: the dataset is white on black"):
         check_prepared(1 - prepared(drawn(4), MNIST), MNIST)
     check_prepared(prepared(drawn(0, "DejaVuSans-Bold"), USPS), USPS)
+    Image.fromarray(data.images[0]).convert("RGB").save(tmp_path / "gray.jpg")
+    Image.new("RGB", (28, 28), "navy").save(tmp_path / "navy.png")
+    status, out, err = call(tmp_path / "gray.jpg", tmp_path / "navy.png", "--raw")
+    assert status == 2 and "navy.png: in color: the dataset is gray (convert it)" in err
+    assert "1 of 2 files were skipped" in err and "\ngray.jpg " in out
 
 
 def test_images_of_classes_with_names(tmp_path, processed, capsys):

@@ -272,13 +272,13 @@ def assignment(text: str) -> tuple[str, Any]:
     return name, literal if plain else value
 
 
-def digits(text: str) -> tuple[int, ...]:
-    """Accept a list of digits; return them sorted, each once.
+def labels(text: str) -> tuple[int, ...]:
+    """Accept a list of labels, 0 to 255; return them sorted, each once.
 
-    >>> digits("6,4,5,4")
+    >>> labels("6,4,5,4")
     (4, 5, 6)
     """
     parts = text.split(",")
-    if not all(len(part) == 1 and part in "0123456789" for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of digits such as 4,5,6")
+    if not all(re.fullmatch("[0-9]{1,3}", part) and int(part) < 256 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of labels such as 4,5,6")
     return tuple(sorted({int(part) for part in parts}))

@@ -18,7 +18,7 @@ CORRUPTIONS: dict[str, tuple[str, tuple[float, ...]]] = {
     "blur": ("standard deviation of a Gaussian, in pixels", (0.5, 1, 1.5, 2, 2.5)),
     "rotation": ("degrees, to either side", (10, 20, 30, 40, 50)),
     "shift": ("pixels, in a random direction", (1, 2, 3, 4, 5)),
-    "thickness": ("pixels that strokes grow on each side", (0.3, 0.6, 1, 1.5, 2)),
+    "thickness": ("pixels that bright parts grow on each side", (0.3, 0.6, 1, 1.5, 2)),
     "contrast": ("share of the contrast that is lost, toward gray", (0.3, 0.5, 0.65, 0.8, 0.9)),
     "occlusion": ("side of a gray square, in pixels", (4, 6, 8, 10, 12)),
     "elastic": ("standard deviation of displacements, in pixels", (0.5, 1, 1.5, 2, 2.5)),

@@ -59,11 +59,12 @@ class Form(Protocol):
     def centered(self) -> str: ...
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, *, color: bool = True) -> np.ndarray:
     """Return the gray values (H, W), float32 in [0, 1], rotated as the EXIF data say.
 
-    :raises UnreadableImage: the file is not an image, is damaged or too large, or holds several
-        images.
+    :param color: whether a picture in color is converted.
+    :raises UnreadableImage: the file is not an image, is damaged or too large, holds several
+        images, or is in color.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -88,6 +89,9 @@ def read_image(path: Path) -> np.ndarray:
             image.draft("RGB", (4 * WORKING_SIZE, 4 * WORKING_SIZE))  # decodes JPEG faster
             image.decodermaxblock = 512  # bytes, of which 50 scans of a JPEG take seconds
             ImageOps.exif_transpose(image, in_place=True)
+            channels = () if color else np.asarray(image.convert("RGB"), int)
+            if not color and np.ptp(channels, axis=-1).max() > 8:  # JPEG rounds
+                raise UnreadableImage("in color: the dataset is gray (convert it)")
             return _to_gray(image)
     except UnreadableImage:
         raise

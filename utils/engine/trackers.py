@@ -115,10 +115,7 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[object]) -> np.ndarray
 
     rates = confusion / confusion.sum(1, keepdims=True).clip(1)
     np.fill_diagonal(rates, 0)
-    texts, measure = (
-        [one_line(str(name), 20) for name in names],
-        ImageDraw.Draw(Image.new("1", (1, 1))),
-    )
+    texts, measure = [one_line(str(n), 20) for n in names], ImageDraw.Draw(Image.new("1", (1, 1)))
     table = np.vstack([["", *texts], np.c_[texts, confusion]])
     wide = max(40, *(round(measure.textlength(text, font_size=14)) + 12 for text in texts))
     colors = np.full((*table.shape, 3), 255, np.uint8)

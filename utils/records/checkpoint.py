@@ -105,8 +105,8 @@ def write_plain(path: Path, content: Mapping[str, Any], *, exclusive: bool = Fal
     torch.save({**content, "sha256": content_sha256(content)}, buffer)
     if buffer.tell() > LIMIT:
         raise RunError(f"{path} would have more than {LIMIT:,} bytes; give a smaller network")
-    with atomic_write(path, exclusive=exclusive) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    with atomic_write(path, exclusive=exclusive) as temporary, buffer.getbuffer() as whole:
+        temporary.write_bytes(whole)
 
 
 def read_plain(path: Path) -> Any:

@@ -45,7 +45,7 @@ def array_hashes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     }
 
 
-def h5_bytes(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> memoryview:
+def h5_bytes(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> bytes:
     """Return the bytes of a file, the same for the same images and attributes.
 
     :param arrays: by the names of :data:`ARRAYS`, in that order.
@@ -64,12 +64,16 @@ def h5_bytes(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) ->
             offset = file.create_dataset(name, data=array).id.get_offset()
             found.append((array.dtype.str, array.shape, offset or 0))
     header = json.dumps({"attributes": attributes, "arrays": found}).encode()
-    content, start = buffer.getbuffer(), len(MARK) + 64 + 1
+    start = len(MARK) + 64 + 1
     if start + len(header) > HEADER_SIZE:
         raise ValueError(f"its attributes take more than {HEADER_SIZE - start} bytes")
-    content[start:HEADER_SIZE] = header.ljust(HEADER_SIZE - start)
-    content[:start] = MARK + hashlib.sha256(content[start:]).hexdigest().encode() + b"\n"
-    return content
+    buffer.seek(start)
+    buffer.write(header.ljust(HEADER_SIZE - start))
+    with buffer.getbuffer() as content, content[start:] as rest:
+        digest = hashlib.sha256(rest).hexdigest()
+    buffer.seek(0)
+    buffer.write(MARK + digest.encode() + b"\n")
+    return buffer.getvalue()
 
 
 def read_h5(

@@ -77,11 +77,11 @@ def save_confusion(path: Path, record: Mapping[str, Any]) -> None:
     rates = counts / counts.sum(1, keepdims=True).clip(1)
     error_rates = [f"{100 * (1 - rate):.1f}" for rate in rates.diagonal()]
     np.fill_diagonal(rates, 0)
-    figure = Figure(figsize=(5, 4.6))
-    axes = figure.subplots()
     texts = [_plain(one_line(str(name), 20)) for name in names]
-    longest = max(map(len, texts))
-    start = min(0.1 + 0.013 * (longest - 1), 0.35)
+    longest, scale = max(map(len, texts)), max(1, len(labels) / 12)
+    figure = Figure(figsize=(5 * scale, 4.6 * scale))
+    axes = figure.subplots()
+    start = 0.1 + 0.015 * (longest - 1) / scale
     figure.subplots_adjust(left=start, right=0.88, bottom=start + 0.01, top=0.92)
     shades = LinearSegmentedColormap.from_list("", ["white", _color(record["model"]["name"])])
     places = range(len(labels))

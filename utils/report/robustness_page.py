@@ -29,8 +29,8 @@ def robustness_page(exp_name: str, datasets: Mapping[str, Any]) -> str:
                 for kind, (text, strengths) in corruptions.items()
             ],
         ),
-        "Pixels are of an image 28 pixels high. Digits of the other source are cropped to their "
-        "ink, resized and placed as in the network's own dataset.",
+        "Pixels are of an image 28 pixels high. Images of another source, if of another size, are "
+        "digits cropped to their ink, resized and placed as in the network's own dataset.",
     ]
     for name, found in datasets.items():
         parts += [f"## {name}", *_section(exp_name, name, found)]
@@ -91,7 +91,7 @@ def _section(exp_name: str, dataset: str, found: Mapping[str, Any]) -> list[str]
     return [
         f"{found['images']} test images. Intervals are of a bootstrap over {found['clusters']}; "
         "those of others, over their own writers or runs of images.",
-        table("corruption, or digits of another source", first["accuracy"], "accuracy"),
+        table("corruption, or another source", first["accuracy"], "accuracy"),
         f"![accuracy by strength]({exp_name}_robustness_{dataset}.png)",
         "How well confidence tells own test images from others (AUROC: 0.5 is chance):",
         table("others", first["unknown"], "unknown", 1),
