@@ -45,7 +45,7 @@ def test_images_of_other_shapes_are_refused(tmp_path):
 def test_arrays_of_other_kinds_are_refused(tmp_path):
     images, labels = np.zeros((2, 8, 8), np.uint8), np.zeros(2, np.uint8)
     for other in ((images / 255, labels), (images, labels[:1]), (images, np.eye(2))):
-        raw = h5_files.RawSplit(*other, "mine", {})
+        raw = h5_files.RawSplit(other[0], other[1], "mine", {})
         with pytest.raises(RunError, match=r"mine: images .* and labels \(.*, expected uint8"):
             h5_files.create_h5(tmp_path / "c.h5", "mine", True, None, partial(copy, raw))
     assert not list(tmp_path.iterdir())

@@ -150,7 +150,7 @@ def _converted(path: Path) -> np.ndarray:
     return np.frombuffer(ran.stdout, np.uint8)
 
 
-def _convert(path: str) -> memoryview:
+def _convert(path: str) -> bytes:
     """Return the bytes in our form of what HDF5's library reads, with limited resources."""
     import h5py
 
