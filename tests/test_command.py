@@ -11,8 +11,8 @@ from datasetprep import create_mnist_dataset as mnist
     [
         ([], "--train --test --verify"),
         (["--train", "--test"], "not allowed with"),
-        (["--train", "--keep", "4,x"], "'4,x' is not a list of digits"),
-        (["--train", "--keep", ""], "is not a list of digits"),
+        (["--train", "--keep", "4,x"], "'4,x' is not a list of labels"),
+        (["--train", "--keep", ""], "is not a list of labels"),
         (["--train", "--keep", "4,7"], "give --output"),
         (["--verify", "nothing.h5"], "no existing file"),
     ],

@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import clean_environment
+import torch
+from conftest import ROOT, clean_environment, copy_checkout
+
+from utils.distributed.device import device_name
 
 
 @pytest.mark.real
@@ -62,3 +65,22 @@ def test_readme_on_real_mnist(checkout, raw_data, run_script, tmp_path):
         measured = json.loads((checkout / f"reports/{name}_metrics.json").read_text())
         correct.append(measured["correct"])
     assert abs(correct[0] - correct[1]) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "record",
+    ["weights/SMLP/smlp_standard_4_run.json", "reports/standard/dmlp_standard_1_metrics.json"],
+)
+def test_published_results_are_reproduced(raw_data, run_script, tmp_path, record):
+    """A run and an evaluation, to the last bit, on the kind of processor that made them."""
+    found = json.loads((ROOT / record).read_text())
+    session = (found.get("sessions") or [found["session"]])[-1]
+    if session["device"]["name"] != device_name(torch.device("cpu")):
+        pytest.skip(f"it was made on {session['device']['name']}")
+    project = copy_checkout(tmp_path / "project")
+    shutil.copytree(raw_data, project / "data" / "raw", dirs_exist_ok=True)
+    ran = run_script(project / "DJSW" / "reproduce.py", record, cwd=project)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1].startswith("identical ")

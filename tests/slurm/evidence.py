@@ -24,12 +24,19 @@ JOBS = {
     "smlp_requeued": f"--time=3 {TRAIN} smlp_small_batches --batch_size 2 --num_epochs 15",
 }
 
-with started(("node1", "node2")) as cluster:
-    cluster.project = cluster.folder / "DJSW"
-    subprocess.run(["git", "clone", "--quiet", ROOT, cluster.project], check=True)
-    shutil.copytree(ROOT / "data", cluster.project / "data", dirs_exist_ok=True)
-    for name, command in JOBS.items():
-        job = cluster.submit(*command.split(), DJSW_CONTAINER="none", SBATCH_ACCOUNT="private")
-        assert cluster.wait(job, seconds=600) == "COMPLETED", cluster.log(job)
-        log = cluster.project / "reports" / f"djsw_{job}.log"
-        print(shutil.copy(log, ROOT / "reports" / "slurm" / f"{name}.log"))
+
+def main() -> None:
+    """Run the jobs, one after the other, and copy their logs."""
+    with started(("node1", "node2")) as cluster:
+        cluster.project = cluster.folder / "DJSW"
+        subprocess.run(["git", "clone", "--quiet", ROOT, cluster.project], check=True)
+        shutil.copytree(ROOT / "data", cluster.project / "data", dirs_exist_ok=True)
+        for name, command in JOBS.items():
+            job = cluster.submit(*command.split(), DJSW_CONTAINER="none", SBATCH_ACCOUNT="private")
+            assert cluster.wait(job, seconds=600) == "COMPLETED", cluster.log(job)
+            log = cluster.project / "reports" / f"djsw_{job}.log"
+            print(shutil.copy(log, ROOT / "reports" / "slurm" / f"{name}.log"))
+
+
+if __name__ == "__main__":
+    main()
