@@ -171,6 +171,7 @@ fi
 
 # For the record: the container may lack git, and Slurm does not keep the script.
 private=$(mktemp -d "/tmp/djsw_${SLURM_JOB_ID}_XXXXXX")
+trap 'rm -rf "$private"' EXIT
 commit=$(git -c safe.directory="$PWD" rev-parse HEAD 2>/dev/null)
 {
     echo "$commit"

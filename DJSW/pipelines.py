@@ -82,7 +82,7 @@ class ImageDataset:
             raise ValueError(f"{entry} classes {self.classes}, expected names by label, 0 to 255")
         names = {name for name in self.classes.values() if isinstance(name, str) and name.strip()}
         if len(names) < max(len(labels), 2):
-            raise ValueError(f"{entry} classes {self.classes}, expected two or more other names")
+            raise ValueError(f"{entry} classes {self.classes}, expected two or more, named apart")
 
     @property
     def labels(self) -> tuple[int, ...]:

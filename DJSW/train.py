@@ -45,10 +45,10 @@ from utils.records.files import find_file, find_folder, relative_to_root, requir
 from utils.records.provenance import provenance
 from utils.records.run_files import RunFiles
 
-#: The lock of tqdm's own is a semaphore, which a worker that is stopped may leak.
+#: tqdm's own lock is a semaphore, which a worker that is stopped may leak.
 tqdm.set_lock(threading.RLock())
 AfterEpoch = Callable[[Row], None]
-#: Returns the targets (B,) or (B, C) of images (B, 1, H, W) with classes (B,).
+#: Returns the targets (B,) or (B, classes) of images (B, channels, H, W) with classes (B,).
 Targets = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -311,9 +311,9 @@ def test_entries_that_no_file_has_are_refused():
     for shape, classes, sentence in (
         *((s, {0: "a", 1: "b"}, "image_shape") for s in ((8, 8, 2), (8,), [8, 8], 8, (0, 8), "88")),
         *(((8, 8), classes, "0 to 255") for classes in ({}, {256: "a"}, {True: "a"}, ("a", "b"))),
-        ((8, 8), {0: "a"}, "two or more other names"),
-        ((8, 8), {0: "a", 1: " "}, "two or more other names"),
-        ((8, 8), {0: "a", 1: "b", 2: "a"}, "two or more other names"),
+        ((8, 8), {0: "a"}, "two or more, named apart"),
+        ((8, 8), {0: "a", 1: " "}, "two or more, named apart"),
+        ((8, 8), {0: "a", 1: "b", 2: "a"}, "two or more, named apart"),
     ):
         with pytest.raises(ValueError, match=f"the entry of a.h5 has .*{sentence}"):
             ImageDataset("mine", cast(Any, classes), cast(Any, shape), "a.h5", "b.h5", "c:d")
