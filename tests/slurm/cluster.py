@@ -113,8 +113,12 @@ class Cluster:
 
     def log(self, job: str) -> str:
         """Return the job's log, which a refused job writes to the folder it was submitted from."""
-        files = [*self.project.glob(f"**/djsw_{job}.log")]
-        return "".join(path.read_text() for path in files)
+        while True:
+            try:
+                files = [*self.project.glob(f"**/djsw_{job}.log")]
+                return "".join(path.read_text() for path in files)
+            except FileNotFoundError:  # run.sh moved it in between
+                continue
 
 
 def _free_ports(count: int) -> list[int]:
