@@ -1,4 +1,4 @@
-"""The commands, one module each. All read the tables, in which a mistake is one sentence."""
+"""The commands, and the tables that they read, in which a mistake is one sentence."""
 
 import sys
 import traceback

@@ -42,7 +42,7 @@ class Arguments:
     device: str = _flag(
         "default auto: a GPU of NVIDIA or AMD where there is one",
         "auto",
-        choices=("auto", "cpu", "cuda", "mps"),
+        choices=("auto", "cpu", "cuda"),
     )
 
     def __post_init__(self) -> None:
@@ -54,7 +54,8 @@ class Arguments:
                 names = ", ".join(options["choices"])
                 raise UsageError(f"--{each.name}: {value!r} is unknown (choose from {names})")
             try:
-                options.get("type", str)(str(value))
+                if "type" in options:
+                    object.__setattr__(self, each.name, options["type"](str(value)))
             except ArgumentTypeError as error:
                 raise UsageError(f"--{each.name}: {error}") from None
 
@@ -106,13 +107,13 @@ class TrainArguments(Arguments):
         f"(maximum) learning rate; {_OF_RECIPE} {Recipe.lr}", None, type=cli.positive_float
     )
     schedule: str | None = _flag(
-        f"of the learning rate; {_OF_RECIPE} {Recipe.schedule}", None, choices=SCHEDULES
+        f"schedule of the learning rate; {_OF_RECIPE} {Recipe.schedule}", None, choices=SCHEDULES
     )
     weight_decay: float | None = _flag(
-        f"of AdamW; {_OF_RECIPE} none", None, type=cli.non_negative_float
+        f"weight decay of AdamW; {_OF_RECIPE} none", None, type=cli.non_negative_float
     )
     augmentation: str | None = _flag(
-        f"of the training images; {_OF_RECIPE} none", None, choices=AUGMENTATIONS
+        f"random changes of the training images; {_OF_RECIPE} none", None, choices=AUGMENTATIONS
     )
     teachers: Sequence[str | Path] | None = _flag(
         "learn from the mean probabilities of these networks, too: distillation",
@@ -123,17 +124,10 @@ class TrainArguments(Arguments):
     teacher_weight: float | None = _flag(
         "share of the teachers in what is learned; default: the recipe's", None, type=cli.share
     )
-    temperature: float | None = _flag(
-        f"by which the teachers' logits are divided; {_OF_RECIPE} 1", None, type=cli.positive_float
-    )
     seed: int = _flag(
-        "of the weights, the order of the images and augmentation; default 42", 42, type=cli.seed
-    )
-    patience: int | None = _flag(
-        "stop after so many epochs without a better validation loss; default: never",
-        None,
-        type=cli.positive_int,
-        metavar="EPOCHS",
+        "seed of weights, order of the images and augmentation; default 42",
+        42,
+        type=cli.seed,
     )
     fold: str | None = _flag(
         "validate on part K of N of the training file, instead of on a random tenth of it; with "

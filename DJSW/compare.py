@@ -36,7 +36,7 @@ from DJSW.arguments import EvaluateArguments, TrainArguments
 from DJSW.pipelines import DATASETS, PEOPLE, dataset_of, open_split
 from utils.cli import Parser, fold, output_flags, positive_int, run_command, seed_list
 from utils.distributed.environment import cores, require_single_process
-from utils.errors import MissingData, UsageError
+from utils.errors import MissingData, RunError, UsageError
 from utils.records import files
 from utils.records.evaluation import Evaluation, class_names, class_word, read_evaluation
 from utils.records.files import ROOT, sha256_of
@@ -67,15 +67,14 @@ def parser() -> Parser:
     add("--dataset", choices=DATASETS, help="test set for the checkpoints; default: their own")
     every = "every network on --datasets: loads, or trains, weights/NETWORK/network_EXP_NAME…"
     add("--everyone", action="store_true", help=every)
-    those = "of --everyone; default: those of the people"
+    those = "datasets of --everyone; default: those of the people"
     add("--datasets", nargs="+", choices=DATASETS, help=those)
-    add("--seeds", type=seed_list, help="of --everyone, such as 1-5; default 42")
+    add("--seeds", type=seed_list, help="seeds of --everyone, such as 1-5; default 42")
     jobs = "runs of --everyone at the same time; default: the cores that this process may use"
     add("--jobs", type=positive_int, default=cores(), help=jobs)
     runs = "rank runs by validation: each EVALUATION is a …_run.json, a best checkpoint or a folder"
     add("--validation", action="store_true", help=runs)
     output_flags(flags, "comparison")
-    add("--check", action="store_true", help="only check the command")
     return flags
 
 
@@ -86,7 +85,7 @@ def command(args: argparse.Namespace) -> None:
     """
     require_single_process()
     folder = files.find_folder(args.output_dir, "--output_dir")
-    exp_name = args.exp_name or args.default_name
+    exp_name = args.exp_name
     record_file = folder / f"{exp_name}_comparison.json"
     another = "--output_dir; its runs are used again" if args.everyone else "--exp_name"
     taken = UsageError(
@@ -161,7 +160,7 @@ def count_validation_images(dataset: str, images_sha256: str, part: str) -> int 
     """Return the number of validation images; None if that training file is not here."""
     from utils.engine.seeds import split_rows  # imports torch
 
-    with suppress(MissingData, KeyError, argparse.ArgumentTypeError):  # no such dataset, or fold
+    with suppress(RunError, KeyError, argparse.ArgumentTypeError):  # no such dataset, or fold
         data = open_split(dataset, train=True)
         if data.sha256["images_sha256"] == images_sha256:
             return len(split_rows(len(data), fold(part) if part else None, data.writers)[1])
@@ -270,7 +269,7 @@ def resolve(
     from DJSW.networks import identify_checkpoint
     from utils.records.checkpoint import load_checkpoint
 
-    username, own = identify_checkpoint(load_checkpoint(path), dataset)
+    username, own, _ = identify_checkpoint(load_checkpoint(path), dataset)
     # Checkpoints of one name lie in several folders.
     stem = re.sub(r"[^A-Za-z0-9_]+", "_", path.stem.replace("_checkpoint_", "_"))[:60]
     exp_name = f"{stem}_{sha256_of(path)[:8]}_on_{own}"
@@ -428,7 +427,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("--validation is for runs that are there, without --everyone and --dataset")
     if (args.seeds or args.datasets) and not args.everyone:
         flags.error(f"--{'seeds' if args.seeds else 'datasets'} is for --everyone")
-    if args.everyone and args.exp_name is None:
+    if args.everyone and args.exp_name == flags.get_default("exp_name"):
         flags.error("--everyone needs --exp_name, which its runs are named after")
     return run_command(command, args)
 

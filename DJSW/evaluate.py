@@ -163,7 +163,7 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
     usual = model_arguments(args.username, dataset)
     for name, value in arguments.items():
         if value != usual.get(name):
-            print(f"note        {name} is {value}, in {args.username}'s entry {usual.get(name)}")
+            print(f"note        {name} is {value}, by default {usual.get(name)}")
     print(f"data        {data.h5_path}")
     print(f"images      {len(data)}", flush=True)
     metadata: EvaluationMetadata = {

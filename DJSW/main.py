@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
+from typing import Any
 
 from DJSW import __version__
 from DJSW.arguments import Arguments, EvaluateArguments, TrainArguments, add_flag
@@ -32,16 +33,20 @@ class Version(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help=help, default=argparse.SUPPRESS)
 
-    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, given: argparse.Namespace, *_: Any) -> None:
         """Print them and exit."""
-        from utils.records.provenance import code_provenance
+        parser.exit(cli.run_command(print_versions, given))
 
-        code = code_provenance()
-        git = code["git"] or {"commit": "unknown", "changed": False}
-        changes = " with changes that are not committed" * git["changed"]
-        packages = ", ".join(f"{name} {version}" for name, version in code["versions"].items())
-        print(f"DJSW {__version__}, commit {git['commit'][:7]}{changes}\n{packages}")
-        parser.exit()
+
+def print_versions(args: argparse.Namespace) -> None:
+    """Print version, commit and packages."""
+    from utils.records.provenance import code_provenance
+
+    code = code_provenance()
+    git = code["git"] or {"commit": "unknown", "changed": False}
+    changes = " with changes that are not committed" * git["changed"]
+    packages = ", ".join(f"{name} {version}" for name, version in code["versions"].items())
+    print(f"DJSW {__version__}, commit {git['commit'][:7]}{changes}\n{packages}")
 
 
 def parser() -> cli.Parser:
@@ -86,7 +91,7 @@ def command(args: argparse.Namespace) -> None:
 
             train_model(args)
     if args.check:
-        untried = f", if there is a GPU ({args.device})" * (args.device in ("cuda", "mps"))
+        untried = f", if there is a GPU ({args.device})" * (args.device == "cuda")
         print(f"checked     this command would run{untried}")
 
 

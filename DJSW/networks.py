@@ -20,7 +20,7 @@ from DJSW.pipelines import DATASETS, PEOPLE, import_object
 from utils.engine.backward import gradients_of
 from utils.engine.optimizer import Adam
 from utils.errors import UsageError
-from utils.records.checkpoint import Checkpoint, describe, load_weights, require_fit
+from utils.records.checkpoint import Checkpoint, describe, require_fit
 from utils.records.files import ROOT
 from utils.records.typed import shown
 
@@ -74,7 +74,7 @@ def build_model(
         require_fit(model, checkpoint)
         with _told_of(username, what):
             model = network(**arguments)
-        load_weights(model, checkpoint)
+        model.load_state_dict(checkpoint.weights)
     return model, arguments
 
 
@@ -269,8 +269,10 @@ def _weights_behind(logits: Tensor) -> set[Tensor]:
     return found
 
 
-def identify_checkpoint(checkpoint: Checkpoint, dataset: str | None = None) -> tuple[str, str]:
-    """Return whose network a checkpoint holds, and the dataset of its classes.
+def identify_checkpoint(
+    checkpoint: Checkpoint, dataset: str | None = None
+) -> tuple[str, str, nn.Module]:
+    """Return whose network a checkpoint holds, the dataset of its classes, and the network.
 
     A checkpoint says both; a bare state dict is of the first person whose network it fits.
 
@@ -286,11 +288,9 @@ def identify_checkpoint(checkpoint: Checkpoint, dataset: str | None = None) -> t
             if name not in DATASETS:
                 continue
             try:
-                build_model(username, name, checkpoint)
+                return username, name, build_model(username, name, checkpoint)[0]
             except UsageError as error:
                 reason = reason or error
-            else:
-                return username, name
     if reason and metadata:
         raise reason
     raise UsageError(

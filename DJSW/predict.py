@@ -70,7 +70,6 @@ def parser() -> Parser:
     form = "the images are in the dataset's form already: white on black, of its size"
     add("--raw", action="store_true", help=form)
     output_flags(flags, "prediction")
-    add("--check", action="store_true", help="only check the command")
     return flags
 
 
@@ -81,7 +80,7 @@ def command(args: argparse.Namespace) -> None:
     """
     require_single_process()
     folder = files.find_folder(args.output_dir, "--output_dir")
-    exp_name = args.exp_name or args.default_name
+    exp_name = args.exp_name
     table = folder / f"{exp_name}_predicted.csv"
     taken = UsageError(f"{table} exists already (give another --exp_name)")
     if table.exists():
@@ -90,14 +89,13 @@ def command(args: argparse.Namespace) -> None:
     weights = [files.find_file(path, "--load_checkpoint") for path in args.load_checkpoint]
     files.require_distinct(weights, "--load_checkpoint")
 
-    from DJSW.networks import build_model, identify_checkpoint, try_model
+    from DJSW.networks import identify_checkpoint, try_model
     from utils.records.checkpoint import describe_all, load_checkpoint
 
     dataset, models = None, {}
     for path in weights:
         checkpoint = load_checkpoint(path)
-        username, dataset = identify_checkpoint(checkpoint, dataset)
-        models[path], _ = build_model(username, dataset, checkpoint)
+        username, dataset, models[path] = identify_checkpoint(checkpoint, dataset)
         try_model(models[path], username, dataset, 2, train=False)
     assert dataset is not None, "argparse takes one file or more"
     entry = DATASETS[dataset]
@@ -118,7 +116,7 @@ def command(args: argparse.Namespace) -> None:
     word = "classes    " if entry.names else "digits     "
     print(f"{word} {known}; a picture of anything else is taken for one of these", flush=True)
     if args.check:
-        print("checked     this prediction would run")
+        print("checked     this command would run")
         return
 
     digits = read_images(paths, dataset, raw=args.raw)

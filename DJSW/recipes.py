@@ -62,7 +62,6 @@ class Recipe:
     :ivar augmentation: of the training images.
     :ivar teacher_weight: share of the teachers' probabilities in what is learned, above 0 and up to
         1; the rest is the true class. ``None`` without teachers.
-    :ivar temperature: by which the teachers' logits are divided.
     """
 
     num_epochs: int = 10
@@ -72,7 +71,6 @@ class Recipe:
     weight_decay: float = 0.0
     augmentation: Augmentation | None = None
     teacher_weight: float | None = None
-    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,6 @@ class Settings(Recipe):
 
     recipe: str = "standard"
     seed: int = 42
-    patience: int | None = None
     fold: str | None = None
 
 
@@ -133,7 +130,7 @@ RECIPES["distilled"]["mnist_0_3"] = replace(RECIPES["distilled"]["mnist_0_3"], n
 #: Values of a recipe that a flag replaces.
 FLAGS = (
     *("num_epochs", "batch_size", "lr", "schedule", "weight_decay", "augmentation"),
-    *("teacher_weight", "temperature"),
+    "teacher_weight",
 )
 #: Search -> what ``sweep.py --search`` tries: a list of values, or lowest and highest of a number
 #: that is drawn on a logarithmic scale.
@@ -146,7 +143,6 @@ SEARCHES: dict[str, dict[str, list[Any] | tuple[float, float]]] = {
         "weight_decay": (1e-3, 1.0),
         "augmentation": [*AUGMENTATIONS],
     },
-    "optimizer": {"batch_size": [32, 64, 128, 256], "lr": (1e-4, 1e-2)},
 }
 
 
@@ -171,13 +167,13 @@ def settings(args: Any, dataset: str) -> Settings:
     given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
     if "augmentation" in given:
         given["augmentation"] = AUGMENTATIONS[given["augmentation"]]
-    rest = {name: getattr(args, name) for name in ("recipe", "seed", "patience", "fold")}
+    rest = {name: getattr(args, name) for name in ("recipe", "seed", "fold")}
     return Settings(**{**vars(recipe), **given, **rest})
 
 
 def flags_of(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flags that give recorded settings; an unnamed augmentation is the recipe's."""
-    flags = {name: recorded.get(name) for name in (*FLAGS, "recipe", "seed", "patience", "fold")}
+    flags = {name: recorded.get(name) for name in (*FLAGS, "recipe", "seed", "fold")}
     named = {name: a and asdict(a) for name, a in AUGMENTATIONS.items()}
     found = (name for name, values in named.items() if values == recorded.get("augmentation"))
     return {**flags, "augmentation": next(found, None)}

@@ -11,7 +11,6 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from DJSW.pipelines import DATASETS, PEOPLE, open_split
 from DJSW.recipes import flags_of, settings
 from utils.cli import Parser, run_command
 from utils.distributed.environment import env_rank, rank_info
+from utils.engine.history import read_history
 from utils.errors import RunError, UsageError
 from utils.records.evaluation import EvaluationRecord, SessionRecord, read_evaluation
 from utils.records.files import ROOT, FileRecord, find_file, sha256_of
@@ -35,7 +35,7 @@ from utils.records.provenance import (
     versions,
 )
 from utils.records.run import Run, read_run, require_same_run
-from utils.records.typed import read_bytes, shown
+from utils.records.typed import shown
 from utils.report.tables import align
 
 Record = Run | EvaluationRecord
@@ -86,7 +86,7 @@ def command(args: argparse.Namespace) -> None:
             raise RunError(f"{data.h5_path} is not what was recorded: its {array} is {sha256}")
     print(f"data        as recorded: {data.h5_path}")
     if args.check:
-        print("checked     this record can be run again")
+        print("checked     this command would run")
         return
     folder.mkdir(parents=True, exist_ok=True)
     if trained:
@@ -197,10 +197,8 @@ def _print_differences(record: Record, arguments: TrainArguments | EvaluateArgum
     ranks, now = len(session["device"]["ranks"]), rank_info().world_size
     if ranks != now:
         print(f"note        ranks: {ranks} then, {now} now; the bits will differ")
-    recorded, source = session.get("source_sha256"), source_hashes()
-    if recorded is None:
-        print("code        unknown: this record is from before records had hashes of the code")
-    elif recorded == source_sha256(source):
+    recorded, source = session["source_sha256"], source_hashes()
+    if recorded == source_sha256(source):
         print(f"code        as recorded: the same {len(source)} source files")
     else:
         known = (each["source"] for each in sessions if "source" in each)
@@ -226,14 +224,7 @@ def _numbers(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {**record["results"]}
         history = path.with_name(f"{record['exp_name']}_history.csv")
         if history.exists():
-            try:
-                for row in csv.DictReader(read_bytes(history).decode().splitlines()):
-                    found[f"epoch {row['epoch']}"] = {name: float(row[name]) for name in row}
-            except (ValueError, TypeError, LookupError, csv.Error) as error:
-                raise UsageError(
-                    f"{history} is not a valid history: {shown(error)} (remove it to compare the "
-                    "results alone)"
-                ) from None
+            found |= {f"epoch {row['epoch']:.0f}": row for row in read_history(history)}
     else:
         found = {name: value for name, value in record.items() if name in RESULTS}
         found["predictions_sha256"] = record["predictions_sha256"]

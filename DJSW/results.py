@@ -15,7 +15,6 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from utils.cli import Parser, run_command
 from utils.errors import UsageError, one_line
 from utils.records.evaluation import EvaluationRecord, metric_values, read_evaluation, read_metrics
 from utils.records.files import ROOT, find_folder, place_file, write_text
-from utils.records.provenance import flat
+from utils.records.provenance import first_difference, flat
 from utils.records.run import Run, read_run, require_same_run
 from utils.records.typed import shown
 from utils.report import tables
@@ -148,16 +147,14 @@ def _require_recipe(path: Path, run: Run, recipe: str) -> None:
         pairs["teachers"] = ([Path(each["file"]).name for each in run.get("teachers", [])], own)
     for k, session in enumerate(run["sessions"]):
         pairs[f"sessions.{k}.git.changed"] = session["git"] and session["git"]["changed"], False
-    values = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))
-    # Through JSON, as the record: lists for tuples.
-    found, expected = (dict(flat(json.loads(json.dumps(each)))) for each in values)
-    for name in found | expected:
-        if found.get(name) != expected.get(name):
-            raise UsageError(
-                f"{path} cannot be published: {name} is {shown(found.get(name))}, expected "
-                f"{expected.get(name)} (train it again by the recipe {recipe!r} without other "
-                "flags, from committed code, or rename it)"
-            )
+    found, expected = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))
+    if different := first_difference(found, expected):
+        name, value, wanted = different
+        raise UsageError(
+            f"{path} cannot be published: {name} is {shown(value)}, expected {wanted} (train it "
+            f"again by the recipe {recipe!r} without other flags, from committed code, or rename "
+            "it)"
+        )
 
 
 def _evaluations(runs: Mapping[str, Run], recipe: str) -> dict[str, EvaluationRecord]:
@@ -248,6 +245,8 @@ def _recipe_section(result: Result) -> list[str]:
         for true, other, count, _ in tables.confused_pairs(evaluation)[:3]
     )
     seeds = sorted(each["settings"]["seed"] for each in result.runs.values())
+    clusters = evaluation.get("clusters")
+    over = f", over {clusters['count']} {clusters['kind']}" if clusters else ""
     errors = f"{evaluation['images'] - evaluation['correct']} errors"
     page = f"reports/{result.recipe}/{result.name}_report.md"
     link = f" [The whole evaluation](../../{page})." if (ROOT / page).exists() else ""
@@ -258,7 +257,7 @@ def _recipe_section(result: Result) -> list[str]:
         f"seed{'s' * (len(seeds) > 1)} {str(seeds)[1:-1]}.",
         f"```bash\n{run['sessions'][0]['command'].replace('python ', 'uv run ', 1)}\n```",
         tables.describe_settings(run["settings"]) + ".",
-        tables.markdown(("on the test set", "value", "95 % interval"), rows),
+        tables.markdown(("on the test set", "value", f"95 % interval{over}"), rows),
         f"{errors}, most often: {pairs}.{link}" if pairs else f"No errors.{link}",
     ]
 
@@ -364,7 +363,7 @@ def list_row(record: Mapping[str, Any]) -> dict[str, Any]:
         row["best_epoch"] = f"{best['epoch']} of {last['epoch']}"
         row["accuracy"] = f"{best['validation_accuracy']:.4f} validation"
         row["validation_loss"] = best["validation_loss"]
-    ranks = len(device.get("ranks", [None]))
+    ranks = len(device["ranks"])
     name = device["name"] if device["type"] == "cuda" else "CPU"
     row["device"] = f"{ranks} x {name}" if ranks > 1 else name
     row["job"] = slurm.get("SLURM_JOB_ID")

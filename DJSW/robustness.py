@@ -40,19 +40,18 @@ def parser() -> Parser:
     add = flags.add_argument
     add("checkpoints", nargs="+", metavar="CHECKPOINT", help="a checkpoint or a state dict")
     output_flags(flags, "robustness")
-    add("--check", action="store_true", help="only check the command")
     return flags
 
 
 def command(args: argparse.Namespace) -> None:
     """Evaluate all checkpoints and write the page.
 
-    :raises UsageError: a file is no checkpoint, one is given twice, or the name is taken.
+    :raises UsageError: a file is no checkpoint, two have one name, or the output's name is taken.
     :raises RunError: data are missing.
     """
     require_single_process()
     folder = files.find_folder(args.output_dir, "--output_dir")
-    exp_name = args.exp_name or args.default_name
+    exp_name = args.exp_name
     output = folder / f"{exp_name}_robustness.json"
     taken = UsageError(f"{output} exists already (give another --exp_name)")
     if output.exists():
@@ -104,13 +103,11 @@ def load(path: Path) -> tuple[str, Predict]:
 
     :raises UsageError: it is none, or fits nobody's network.
     """
-    from DJSW.networks import build_model, identify_checkpoint, try_model
+    from DJSW.networks import identify_checkpoint, try_model
     from utils.engine.batches import log_probabilities
     from utils.records.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
-    username, dataset = identify_checkpoint(checkpoint)
-    model, _ = build_model(username, dataset, checkpoint)
+    username, dataset, model = identify_checkpoint(load_checkpoint(path))
     try_model(model, username, dataset, 2, train=False)
     return dataset, lambda images: log_probabilities(model, images, path)
 

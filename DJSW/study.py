@@ -23,7 +23,7 @@ from DJSW.recipes import SEARCHES, settings
 from utils.engine.signals import EXIT_STATUS, stop_request
 from utils.errors import Diverged, Pruned, Stopped, UsageError
 from utils.records.files import file_lock
-from utils.records.provenance import flat
+from utils.records.provenance import first_difference
 from utils.records.run_files import RunFiles
 from utils.records.typed import shown
 from utils.report.sweep_page import settings_text
@@ -116,7 +116,7 @@ def study_of(sweep: Sweep) -> "Study":
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise UsageError(
-            "a sweep needs Optuna; start it with: uv run --extra sweep … (on LUMI: docs/lumi.md)"
+            "a sweep needs Optuna: pip install optuna (on LUMI: docs/lumi.md)"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     journal = sweep.path(".journal")
@@ -146,13 +146,12 @@ def _require_same(journal: Path, recorded: Mapping[str, Any], identity: Mapping[
 
     :raises UsageError: it is not; the sentence names the first difference.
     """
-    before, here = (dict(flat(json.loads(json.dumps(each)))) for each in (recorded, identity))
-    for name in before | here:
-        if before.get(name) != here.get(name):
-            raise UsageError(
-                f"{journal} is of a sweep with {shown(name)} {shown(before.get(name))}, here it is "
-                f"{here.get(name)}; give the same, or another --exp_name"
-            )
+    if different := first_difference(recorded, identity):
+        name, before, here = different
+        raise UsageError(
+            f"{journal} is of a sweep with {shown(name)} {shown(before)}, here it is {here}; give "
+            "the same, or another --exp_name"
+        )
 
 
 class _JournalLock:

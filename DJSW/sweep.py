@@ -17,7 +17,6 @@ if __name__ == "__main__":  # the repository instead of DJSW/, whose modules wou
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import csv
 import io
 import multiprocessing
 import os
@@ -36,13 +35,13 @@ from DJSW.recipes import FLAGS, SEARCHES, Recipe, settings
 from DJSW.study import Sweep, add_trials, combinations, plan_of, study_of, take_trials, unfinished
 from utils import cli
 from utils.distributed.environment import cores, require_single_process
+from utils.engine.history import read_history
 from utils.engine.signals import EXIT_STATUS, stop_request
 from utils.errors import RunError, Stopped, UsageError
 from utils.records.files import find_folder, relative_to_root, write_text
 from utils.records.provenance import code_provenance, flat, write_json
 from utils.records.run import read_run
 from utils.records.run_files import RunFiles
-from utils.records.typed import read_bytes, shown
 from utils.report.sweep_page import (
     RankedSettings,
     SweepRun,
@@ -59,7 +58,7 @@ FIELDS = {each.name: each for each in fields(TrainArguments)}
 #: Flags of a training that a sweep gives to each of its runs as they are.
 SHARED = [name for name in FIELDS if name not in ("seed", "fold", "set", "resume")]
 #: Flags that a grid may vary.
-GRID = ("recipe", *FLAGS, "patience")
+GRID = ("recipe", *FLAGS)
 
 
 def parser() -> cli.Parser:
@@ -135,7 +134,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
         folds=args.folds,
         jobs=args.jobs,
     )
-    for changed in [*combinations(grid)][:1000]:
+    for changed in islice(combinations(grid), 1000):
         settings(sweep.arguments(sweep.exp_name, changed, 0, None), sweep.dataset)
     if args.folds and args.folds.endswith("/writers"):
         from utils.engine.seeds import split_rows
@@ -146,7 +145,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     if networks:
         from DJSW.networks import build_model, try_model
 
-        for changed in [*combinations(networks)][:100]:
+        for changed in islice(combinations(networks), 100):
             arguments = {name[4:]: value for name, value in changed.items()}
             model, _ = build_model(args.username, sweep.dataset, changes=arguments)
             try_model(model, args.username, sweep.dataset, 2, train=True)
@@ -267,10 +266,11 @@ def save(sweep: Sweep, study: "Study") -> None:
     if not ranked:
         raise RunError(f"no trial of {sweep.exp_name!r} finished: {runs[0].reason}")
     importance = _importance(sweep, study)
-    curves = [[_history(sweep, run.name) for run in each.runs] for each in ranked[:5]]
+    curves = [[_losses(sweep, run.name) for run in each.runs] for each in ranked[:5]]
     session = code_provenance()
     page = sweep_page(sweep.exp_name, sweep.identity, runs, ranked, importance)
-    page += f"\n## Use the best\n\n{_how_to_use(sweep, ranked[0])}\n"
+    if ranked[0].settings:
+        page += f"\n## Use the best\n\n{_how_to_use(sweep, ranked[0])}\n"
     page += f"\nMade by `{session['command']}`\n"
     network = PEOPLE[sweep.shared["username"]].model_name
     title = f"{network} on {sweep.dataset}"
@@ -302,14 +302,10 @@ def _importance(sweep: Sweep, study: "Study") -> dict[str, float]:
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def _history(sweep: Sweep, name: str) -> list[float]:
+def _losses(sweep: Sweep, name: str) -> list[float]:
     """Return the validation loss of each epoch of a run."""
-    path = RunFiles(sweep.run_folder, name).history
-    try:
-        rows = csv.DictReader(read_bytes(path).decode().splitlines())
-        return [float(row["validation_loss"]) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise UsageError(f"{path} is not a valid history: {shown(error)}") from None
+    rows = read_history(RunFiles(sweep.run_folder, name).history)
+    return [row["validation_loss"] for row in rows]
 
 
 def _how_to_use(sweep: Sweep, best: RankedSettings) -> str:

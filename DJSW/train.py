@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from DJSW import recipes
 from DJSW.arguments import TrainArguments
-from DJSW.networks import build_model, identify_checkpoint, start_from, try_model
+from DJSW.networks import identify_checkpoint, start_from, try_model
 from DJSW.pipelines import DATASETS, dataset_of, open_split
 from DJSW.recipes import Settings
 from utils.distributed import collectives
@@ -102,7 +102,7 @@ def train_model(args: Any, after_epoch: AfterEpoch | None = None) -> TrainingRes
         model, targets, settings = job.model.to(device), true_classes, job.settings
         if settings.teacher_weight:
             teachers = [teacher.to(device) for teacher in job.teachers]
-            targets = Teachers(teachers, settings.teacher_weight, settings.temperature or 1.0)
+            targets = Teachers(teachers, settings.teacher_weight)
         history = train_pipeline(
             model,
             training,
@@ -141,16 +141,13 @@ def prepare_training(args: TrainArguments) -> TrainingJob:
         files.require_new()
     dataset = args.dataset or dataset_of(args.username)
     settings = recipes.settings(args, dataset)
-    taught = bool(args.teachers)
-    if taught != bool(settings.teacher_weight) or (settings.temperature and not taught):
-        given_files = ", ".join(map(str, args.teachers or ())) or "none"
-        raise UsageError(
-            f"--teachers {given_files}, --teacher_weight {settings.teacher_weight}, --temperature "
-            f"{settings.temperature}: give teachers with a weight, or neither (the recipe "
-            "distilled has a weight)"
-        )
-    given = args.load_checkpoint
-    start = None if given is None else load_checkpoint(find_file(given, "--load_checkpoint"))
+    if bool(args.teachers) != bool(settings.teacher_weight):
+        given, lacks = f"--teacher_weight {settings.teacher_weight}", "--teachers"
+        if args.teachers:
+            given, lacks = lacks, "--teacher_weight, or --recipe distilled, which has one"
+        raise UsageError(f"{given} needs {lacks} (docs/recipes.md#distilled)")
+    file = args.load_checkpoint
+    start = None if file is None else load_checkpoint(find_file(file, "--load_checkpoint"))
     taught_by = [find_file(each, "--teachers") for each in args.teachers or ()]
     require_distinct(taught_by, "--teachers")
     teachers = [*map(load_checkpoint, taught_by)]
@@ -201,7 +198,7 @@ def build_teacher(checkpoint: Checkpoint, dataset: str, settings: Settings) -> n
 
     :raises UsageError: it is of other classes, or was trained on what validates this run.
     """
-    model, _ = build_model(identify_checkpoint(checkpoint, dataset)[0], dataset, checkpoint)
+    *_, model = identify_checkpoint(checkpoint, dataset)
     recorded = checkpoint.metadata.get("settings")
     if recorded is not None and recorded.get("fold") != settings.fold:
         raise UsageError(
@@ -229,17 +226,17 @@ def train_pipeline(
 ) -> History:
     """Train ``model`` with cross-entropy; ``checkpointer`` keeps the results.
 
-    Every rank calls it with the same model, on the device to train on, and the same data:
+    Every rank calls it with the same model, on the device to train on, and the same data.
     """
     history = checkpointer.history
     optimizer = Adam(model, settings.lr, settings.weight_decay)
     with noting_errors(checkpointer):
-        checkpointer.start(model, optimizer, settings, resume=resume)
+        checkpointer.start(model, optimizer, settings.num_epochs, resume=resume)
         if checkpointer.was_finished:
             print("finished    before; nothing to do")
         elif history.rows or len(checkpointer.losses):
             print(f"resumed     after {len(history)} epochs and {len(checkpointer.losses)} steps")
-        while not history.is_over(settings):
+        while len(history) < settings.num_epochs:
             started = time.perf_counter() - checkpointer.seconds
             epoch = len(history) + 1
             losses = train_epoch(checkpointer, training, settings, targets)
@@ -261,8 +258,6 @@ def train_pipeline(
                 after_epoch(row)
             if epoch == 1:
                 _warn_if_worse_than_a_guess(loss, len(checkpointer.metadata["classes"]))
-        if len(history) < settings.num_epochs:
-            print(f"stopped early: no better validation loss for {settings.patience} epochs")
         checkpointer.finish()
     return history
 

@@ -18,7 +18,7 @@ from utils.records.checkpoint import (
     FORMAT_1,
     describe,
     load_checkpoint,
-    load_weights,
+    require_fit,
     weights_sha256,
     write_checkpoint,
 )
@@ -67,7 +67,8 @@ def test_state_dicts_of_others(tmp_path, form, device):
     assert checkpoint.metadata == {}
     assert checkpoint.weights.keys() == WEIGHTS.keys()
     model = SMLP()
-    load_weights(model, checkpoint)
+    require_fit(model, checkpoint)
+    model.load_state_dict(checkpoint.weights)
     assert weights_sha256(model.state_dict()) == weights_sha256(WEIGHTS)
 
 
@@ -208,7 +209,7 @@ def test_odd_fields_are_named(tmp_path, change, sentence):
 def test_weights_that_do_not_fit(tmp_path):
     torch.save(SMLP(hidden_size=5).state_dict(), tmp_path / "c.pt")
     with pytest.raises(UsageError, match=r"layer1\.bias \(5,\), the model has layer1\.bias \(77,"):
-        load_weights(SMLP(), load_checkpoint(tmp_path / "c.pt"))
+        require_fit(SMLP(), load_checkpoint(tmp_path / "c.pt"))
 
 
 def test_format_1_loads_by_the_hash_of_its_weights(tmp_path):
@@ -324,9 +325,9 @@ def test_kinds_of_numbers(tmp_path):
         torch.save({**weights, name: tensor}, path)
         if sentence:
             with pytest.raises(UsageError, match=sentence):
-                load_weights(model, load_checkpoint(path))
+                require_fit(model, load_checkpoint(path))
         else:
-            load_weights(model, load_checkpoint(path))
+            require_fit(model, load_checkpoint(path))
 
 
 def test_files_that_unpack_to_more_than_they_hold(tmp_path):

@@ -85,24 +85,6 @@ def test_kill_storm(processed, tmp_path, kills):
     assert len(record["sessions"]) > 3
 
 
-def test_patience(processed, tmp_path, capsys):
-    flags = ["--username", "waly", "--train", "--lr", "0.3", "--output_dir", str(tmp_path)]
-    assert main([*flags, "--num_epochs", "50", "--patience", "3", "--exp_name", "a"]) == 0
-    out = capsys.readouterr().out
-    record = json.loads((tmp_path / "a_run.json").read_text())
-    best, last = record["results"]["best"], record["results"]["last"]
-    assert last["epoch"] == best["epoch"] + 3 < 50
-    assert "no better validation loss for 3 epochs" in out
-    assert (tmp_path / f"a_checkpoint_epoch_{last['epoch']}.pt").exists()
-    # the same weights as without --patience
-    assert main([*flags, "--num_epochs", str(last["epoch"]), "--exp_name", "b"]) == 0
-    again = json.loads((tmp_path / "b_run.json").read_text())
-    assert again["results"]["last"]["weights_sha256"] == last["weights_sha256"]
-    more = ["--num_epochs", "60", "--exp_name", "a", "--resume"]
-    assert main([*flags, *more]) == 2
-    assert "settings.patience 3, not None" in capsys.readouterr().err
-
-
 def test_disk_that_fills_up_in_the_middle(processed, tmp_path, monkeypatch, capsys):
     flags = ["--username", "waly", "--train", "--exp_name", "e", "--output_dir", str(tmp_path)]
     (tmp_path / "calm").mkdir()

@@ -26,11 +26,11 @@ def test_targets_agree_with_a_loop_in_float64():
     torch.manual_seed(0)
     networks: Any = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) for _ in range(3)]
     images, classes = torch.rand(5, 1, 2, 2), torch.tensor([0, 2, 1, 1, 0])
-    found = Teachers(networks, 0.7, 2.5)(images, classes)
+    found = Teachers(networks, 0.7)(images, classes)
     for image, number, target in zip(images.flatten(1).double(), classes, found, strict=True):
         expected = np.zeros(3)
         for _, linear in networks:
-            z = (linear.weight.double() @ image + linear.bias.double()).detach().numpy() / 2.5
+            z = (linear.weight.double() @ image + linear.bias.double()).detach().numpy()
             expected += np.exp(z) / np.exp(z).sum() / 3
         expected = 0.7 * expected + 0.3 * np.eye(3)[number]
         assert target.numpy() == pytest.approx(expected, abs=1e-6)
@@ -82,7 +82,7 @@ def test_run_with_teachers(run, processed, capsys):
     for seed in (1, 2):
         assert run(f"t_{seed}", "--seed", seed)[0] == 0
     teachers = ("--teachers", checkpoint(run, "t_1"), checkpoint(run, "t_2"))
-    taught = (*teachers, "--teacher_weight", 0.5, "--temperature", 2, "--augmentation", "weak")
+    taught = (*teachers, "--teacher_weight", 0.5, "--augmentation", "weak")
     assert run("e", *taught) == (0, "")
     whole = outcome(run.out)
     record = json.loads((run.out / "e_run.json").read_text())
@@ -90,8 +90,7 @@ def test_run_with_teachers(run, processed, capsys):
         "t_1_checkpoint_best.pt",
         "t_2_checkpoint_best.pt",
     ]
-    settings = record["settings"]
-    assert (settings["teacher_weight"], settings["temperature"]) == (0.5, 2.0)
+    assert record["settings"]["teacher_weight"] == 0.5
     other = run("e", "--resume", *teachers[:2], *taught[3:])
     assert other[0] == 2 and "was trained with teachers [" in other[1]
     assert run("alone", "--augmentation", "weak")[0] == 0
@@ -105,7 +104,7 @@ def test_run_with_teachers(run, processed, capsys):
 def test_cross_entropy_with_true_classes_is_the_limit_without_teachers(run):
     """Half of a target from a teacher that is certain and right is the usual target."""
     logits = torch.tensor([[9e3, 0.0], [0.0, 9e3]])
-    target = Teachers([lambda_network(logits)], 0.5, 1.0)(torch.rand(2, 1, 1, 1), torch.arange(2))
+    target = Teachers([lambda_network(logits)], 0.5)(torch.rand(2, 1, 1, 1), torch.arange(2))
     assert torch.equal(target, torch.eye(2))
     assert F.cross_entropy(logits, target) == F.cross_entropy(logits, torch.arange(2))
 
@@ -122,9 +121,9 @@ def test_wrong_use(run, processed):
     assert run("t")[0] == 0
     teacher = ("--teachers", checkpoint(run, "t"))
     weight = ("--teacher_weight", 0.5)
-    for flags in (teacher, weight, ("--recipe", "distilled"), ("--temperature", 2)):
+    for flags in (teacher, weight, ("--recipe", "distilled")):
         status, error = run("e", *flags)
-        assert status == 2 and "give teachers with a weight, or neither" in error
+        assert status == 2 and "(docs/recipes.md#distilled)" in error
     cases: list[tuple[tuple[Any, ...], str]] = [
         (("--username", "dennis", *teacher, *weight), "distinguishes the digits"),
         ((*teacher, *weight, "--fold", "1/2"), "it has seen validation images"),

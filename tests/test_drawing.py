@@ -432,7 +432,7 @@ def test_test_images_are_read_as_they_are(open_page):
     taken = labels[index].split("in its evaluation ")[1]
     digit = next(part[0] for part in taken.split("; ") if "SMLP standard" in part)
     buttons.nth(index).click()
-    says(page, "Test image of a ")
+    says(page, "Test image: ")
     card = page.locator("article", has_text="SMLP standard")
     assert card.locator("h3 b").inner_text().rstrip("?") == digit
 

@@ -157,7 +157,7 @@ def test_earlier_network_of_three_hidden_layers_is_named(call, tmp_path):
     status, out, _ = call("--load_checkpoint", tmp_path / "earlier.pt")
     assert status == 0
     assert "sigurd evaluates SMLP 784-77-77-77-6 on" in out
-    assert "note        hidden_layers is 3, in sigurd's entry 4" in out
+    assert "note        hidden_layers is 3, by default 4" in out
     metrics = json.loads((call.out / "e_metrics.json").read_text())
     assert metrics["model"]["arguments"]["hidden_layers"] == 3
 

@@ -143,7 +143,7 @@ def test_only_runs_by_recipe_and_entry_from_committed_code_are_published(
     for change, message in (
         (lambda r: r["settings"].update(num_epochs=1), "settings.num_epochs is 1, expected 2"),
         (lambda r: r["settings"].pop("seed"), "settings.seed is None, expected any number"),
-        (lambda r: r["settings"].update(patience=3), "settings.patience is 3, expected None"),
+        (lambda r: r["settings"].update(fold="1/5"), "settings.fold is 1/5, expected None"),
         (
             lambda r: r["settings"].update(augmentation={"nodes": 6}),
             "settings.augmentation.nodes is 6, expected None",

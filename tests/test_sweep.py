@@ -229,7 +229,7 @@ def test_names_and_studies_of_others_are_refused(run):
 def test_without_optuna_a_sentence_says_what_to_type(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     status, _, error = run("--exp_name", "x")
-    assert status == 2 and error.startswith("error: a sweep needs Optuna; start it with: uv run --")
+    assert status == 2 and error.startswith("error: a sweep needs Optuna: pip install")
     assert error.count("\n") == 1
 
 

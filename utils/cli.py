@@ -99,6 +99,9 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
         except OSError:  # it is what cannot be written
             _discard_stdout()
         return _fail(f"{error.strerror or error}{file}")
+    except ModuleNotFoundError as error:
+        remedy = "start it with uv run, or pip install -r requirements.lock"
+        return _fail(f"the package {error.name} is not installed; {remedy}", UsageError.exit_status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -146,19 +149,20 @@ def _check_environment() -> None:
 
 
 def output_flags(flags: Parser, kind: str) -> None:
-    """Add ``--output_dir`` and ``--exp_name``, with defaults for a quick try."""
+    """Add ``--output_dir`` and ``--exp_name``, with defaults for a quick try, and ``--check``."""
     flags.add_argument(
         "--output_dir",
         default="reports/scratch",
         help="existing folder for its files; default reports/scratch",
     )
+    now = datetime.now(UTC)  # in milliseconds: a comparison takes half a second
     flags.add_argument(
         "--exp_name",
         type=experiment_name,
+        default=f"{kind}_{now:%Y%m%d_%H%M%S}_{now.microsecond // 1000:03}",
         help=f"name of its files; default {kind}_ and the time (UTC)",
     )
-    now = datetime.now(UTC)  # in milliseconds: a comparison takes half a second
-    flags.set_defaults(default_name=f"{kind}_{now:%Y%m%d_%H%M%S}_{now.microsecond // 1000:03}")
+    flags.add_argument("--check", action="store_true", help="only check the command")
 
 
 def experiment_name(text: str) -> str:
@@ -246,7 +250,10 @@ def seed_list(text: str) -> list[int]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        low, high = seed(first), seed(last if dash else first)
+        try:
+            low, high = seed(first), seed(last if dash else first)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}; seeds are such as 1-5 or 1,3,7") from None
         if low > high:
             raise argparse.ArgumentTypeError(f"{part!r} is an empty range; put the lower end first")
         found += range(low, min(high, low + 1000) + 1)

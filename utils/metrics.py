@@ -25,7 +25,7 @@ def accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 def precision(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None = None) -> float:
     """Return the macro precision, in [0, 1]; a class that is never predicted counts as 0."""
-    return _averages(y_true, y_pred, classes, "macro")["precision"]
+    return _macro(y_true, y_pred, classes)["precision"]
 
 
 def recall(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None = None) -> float:
@@ -36,12 +36,12 @@ def recall(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None =
     >>> recall([4, 4, 9, 9], [4, 9, 9, 9], classes=[4, 5, 9])
     0.5
     """
-    return _averages(y_true, y_pred, classes, "macro")["recall"]
+    return _macro(y_true, y_pred, classes)["recall"]
 
 
 def f1(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None = None) -> float:
     """Return the macro F1, the mean of the harmonic means of precision and recall, in [0, 1]."""
-    return _averages(y_true, y_pred, classes, "macro")["f1"]
+    return _macro(y_true, y_pred, classes)["f1"]
 
 
 def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
@@ -75,12 +75,10 @@ def r2(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     return float(sklearn_metrics.r2_score(*_as_floats(y_true, y_pred)))
 
 
-def _averages(
-    y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None, average: str
-) -> dict[str, float]:
+def _macro(y_true: ArrayLike, y_pred: ArrayLike, classes: Sequence[int] | None) -> dict[str, float]:
     """Return precision, recall and F1; of a class, 0 where they are undefined."""
     values = sklearn_metrics.precision_recall_fscore_support(
-        y_true, y_pred, labels=classes, average=average, zero_division=0
+        y_true, y_pred, labels=classes, average="macro", zero_division=0
     )
     return dict(zip(("precision", "recall", "f1"), map(float, values[:3]), strict=True))
 

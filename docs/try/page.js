@@ -172,17 +172,21 @@ function summary(answers) {
     if (!digits.includes("?")) votes.set(text, [...(votes.get(text) ?? []), `${network.name} ${network.recipe}`]);
   });
   const sure = [...votes].sort(([, a], [, b]) => b.length - a.length).map(([text, names]) => `${text}: ${names.join(", ")}.`);
-  return [shown[0].label, ...(sure.length ? sure : ["No network is sure."])].filter(Boolean).join(" ");
+  return [shown[0].label, ...(sure.length ? sure : [`No network is sure${shown.length > 1 ? " of every digit" : ""}.`])].filter(Boolean).join(" ");
 }
 
 /** Return a network's answer as a card with a bar for each of its digits. */
 function card(network, rows) {
   const row = rows[chosen], unsure = row && Math.max(...row) < network.threshold;
-  const answer = element("b", {}, reading(network, rows)), name = `${network.name} ${network.recipe}`;
+  const answer = element("b", {}, ...rows.flatMap((each, k) => {
+    const text = reading(network, [each]);
+    return [k ? " " : "", element("span", { className: text.endsWith("?") ? "unsure" : "" }, text)];
+  }));
+  const name = `${network.name} ${network.recipe}`;
   const unknown = [..."0123456789"].filter((digit) => !network.classes.includes(digit));
   const known = unknown.length && unknown.length < 10 ? `knows no ${unknown.join(", ")}` : `knows ${network.classes.join(", ")}`;
   const note = unsure ? "not sure: perhaps none of these" : known;
-  const made = element("article", { className: unsure ? "unsure" : "" }, element("h3", {}, name, answer), element("p", {}, note),
+  const made = element("article", {}, element("h3", {}, name, answer), element("p", {}, note),
     ...network.classes.map((label, k) => {
       const bar = element("i", { ariaHidden: "true" });
       bar.style.width = `${100 * (row?.[k] ?? 0)}%`;
@@ -231,7 +235,7 @@ async function listSamples() {
     const list = element("div");
     form.samples.forEach(({ name, errors }, k) => {
       const sample = makeImage(form.width, form.height, Float32Array.from(bytes.subarray(k * size, (k + 1) * size), (value) => value / 255));
-      const label = `Test image of a ${name}${errors ? `; in its evaluation ${errors}` : ""}.`;
+      const label = `Test image: ${name}${errors ? `; in its evaluation ${errors}` : ""}.`;
       const choose = () => {
         change([], null);
         redraw();
@@ -239,6 +243,7 @@ async function listSamples() {
         pen.drawImage(imageCanvas(mapped(sample, (value) => 1 - value)), 60, 60, 280, 280);
         [shown, chosen] = [[{ sample, form, label }], 0];
         show();
+        paperCanvas.scrollIntoView({ block: "nearest" });
       };
       list.append(element("button", { className: errors && "error", ariaLabel: label, title: label, onclick: choose }, imageCanvas(sample)));
     });

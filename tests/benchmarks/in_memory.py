@@ -18,7 +18,7 @@ def start(model: nn.Module, settings: Settings) -> Checkpointer:
     checkpointer = Checkpointer(RunFiles(Path(), "benchmark"), {}, {})
     checkpointer.writes = False
     optimizer = Adam(model, settings.lr, settings.weight_decay)
-    checkpointer.start(model, optimizer, settings, resume=False)
+    checkpointer.start(model, optimizer, settings.num_epochs, resume=False)
     return checkpointer
 
 

@@ -11,21 +11,17 @@ from utils.errors import RunError, UsageError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``mps``; ROCm's GPUs are ``cuda`` too.
+    """Return the device for ``auto``, ``cpu`` or ``cuda``; ROCm's GPUs are ``cuda`` too.
 
     ``auto`` is a GPU where torch sees one, else the CPU. Each rank of a node has its own GPU: the
     one of its number where it sees several, the only one where Slurm shows each rank its own.
 
-    :raises UsageError: ``cuda`` or ``mps``, and torch sees none.
+    :raises UsageError: ``cuda``, and torch sees none.
     :raises RunError: ``auto`` in a Slurm job that was given a GPU which torch does not see, or more
         ranks than GPUs.
     """
     if name == "cpu":
         return torch.device("cpu")
-    if name == "mps":  # Apple's GPUs; not tested on one
-        if not torch.backends.mps.is_available():
-            raise UsageError("--device mps, but torch sees no such GPU here; give --device cpu")
-        return torch.device("mps")
     if torch.cuda.is_available():
         info, visible = rank_info(), torch.cuda.device_count()
         gpus = max(visible, whole_number("SLURM_GPUS_ON_NODE", "0"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.distributed import collectives
-from utils.engine.history import History, Row, RunLength
+from utils.engine.history import History, Row
 from utils.engine.optimizer import Adam
 from utils.engine.run_record import RunRecord
 from utils.engine.signals import EXIT_STATUS, stop_request
@@ -65,18 +65,16 @@ class Checkpointer:
         self.best_weights: dict[str, Tensor] = {}
         self.writes = collectives.rank() == 0
 
-    def start(
-        self, model: nn.Module, optimizer: Adam, settings: RunLength, *, resume: bool
-    ) -> None:
+    def start(self, model: nn.Module, optimizer: Adam, num_epochs: int, *, resume: bool) -> None:
         """Claim the name, or load the state that is there; every rank gets the state of rank 0.
 
         :raises UsageError: the name is taken, or the state is of another run or of more epochs.
         """
-        self.model, self.optimizer, self.settings = model, optimizer, settings
+        self.model, self.optimizer = model, optimizer
         with collectives.rank_zero_first():
             if self.writes:
                 _load_state(self) if resume and self.files.state.exists() else self._claim()
-                self._start_session()
+                self._start_session(num_epochs)
         _broadcast_state(self)
 
     def _claim(self) -> None:
@@ -86,15 +84,15 @@ class Checkpointer:
         except FileExistsError:
             raise self.files.taken(self.files.state) from None
 
-    def _start_session(self) -> None:
+    def _start_session(self, num_epochs: int) -> None:
         started = len(self.history) + (len(self.losses) > 0)
-        if started > self.settings.num_epochs:
+        if started > num_epochs:
             raise UsageError(
                 f"{self.files.exp_name!r} has started {started} epochs already; give --num_epochs "
                 f"{started} or more to --resume it, or another --exp_name"
             )
         rows = self.history.rows
-        self.was_finished = self.history.is_over(self.settings) and self.record.status == "finished"
+        self.was_finished = len(rows) == num_epochs and self.record.status == "finished"
         self.files.remove_temporary()
         if self.was_finished:
             self.history.write_csv()

@@ -11,22 +11,22 @@ class Teachers:
     """Mixes the true classes with the mean probabilities of trained networks.
 
     The networks see the same augmented images as the one that learns from them (Beyer et al.,
-    "Knowledge distillation: A good teacher is patient and consistent", arXiv:2106.05237). Only
-    their logits are divided by the temperature, so that the loss stays a cross-entropy.
+    "Knowledge distillation: A good teacher is patient and consistent", arXiv:2106.05237), and
+    their logits are not divided by a temperature.
 
     Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
 
     :param weight: share of the networks in the target, above 0 and up to 1.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], weight: float, temperature: float) -> None:
+    def __init__(self, networks: Sequence[nn.Module], weight: float) -> None:
         self.networks = [network.eval() for network in networks]
-        self.weight, self.temperature = weight, temperature
+        self.weight = weight
 
     @torch.no_grad()
     def __call__(self, images: Tensor, classes: Tensor) -> Tensor:
         """Return the target probabilities (B, C) of images (B, 1, H, W) with classes (B,)."""
         logits = torch.stack([network(images) for network in self.networks])
-        mean = (logits / self.temperature).softmax(2).mean(0)
+        mean = logits.softmax(2).mean(0)
         truth = F.one_hot(classes, mean.shape[1])
         return torch.lerp(truth.to(mean.dtype), mean, self.weight)

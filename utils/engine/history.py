@@ -2,9 +2,11 @@
 
 import csv
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
+from utils.errors import UsageError
 from utils.records.files import atomic_write, name_file_in_errors
+from utils.records.typed import read_bytes, shown
 
 
 class Row(TypedDict):
@@ -21,18 +23,6 @@ class Row(TypedDict):
 COLUMNS = tuple(Row.__annotations__)
 
 
-class RunLength(Protocol):
-    """The settings that decide how long a run is."""
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs in all."""
-
-    @property
-    def patience(self) -> int | None:
-        """Epochs without a better validation loss after which the run stops."""
-
-
 class History:
     """The rows of the finished epochs; only rank 0 calls the methods that write the CSV."""
 
@@ -47,13 +37,6 @@ class History:
     def best(self) -> Row:
         """The epoch with the lowest validation loss, the first of equals."""
         return min(self.rows, key=lambda row: row["validation_loss"])
-
-    def is_over(self, length: RunLength) -> bool:
-        """Whether all epochs are done, or the last ``patience`` ones brought nothing better."""
-        done = len(self)
-        return done >= length.num_epochs or bool(
-            done and length.patience and done - self.best["epoch"] >= length.patience
-        )
 
     def write_csv(self) -> None:
         """Write the CSV from the rows."""
@@ -72,6 +55,23 @@ class History:
             self.csv_file.open("a", newline="", encoding="utf-8") as file,
         ):
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a CSV.
+
+    :raises UsageError: it is missing or damaged.
+    """
+    try:
+        rows = csv.DictReader(read_bytes(path).decode().splitlines())
+        found = [{name: float(row[name]) for name in row} for row in rows]
+        if any(not row.keys() >= {*COLUMNS} for row in found):
+            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UsageError(
+            f"{path} is not a valid history: {shown(error)} (remove it, or train that name again)"
+        ) from None
+    return found
 
 
 def epoch_line(row: Row, num_epochs: int, images_per_second: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from utils.engine.history import History
 from utils.errors import UsageError
+from utils.records.evaluation import with_digest
 from utils.records.provenance import (
     RECORD_ONLY,
     Provenance,
@@ -17,11 +18,9 @@ from utils.records.provenance import (
     describe_platform,
     resource_usage,
     utc_now,
-    without_nan,
     write_json,
 )
 from utils.records.run import read_run
-from utils.records.typed import content_sha256
 
 #: While epochs end the record is written at most once in this many seconds.
 RECORD_SECONDS = 10
@@ -144,4 +143,4 @@ class RunRecord:
         if self.history.rows and "results" not in more:
             more["results"] = {"best": self.history.best, "last": self.history.rows[-1]}
         content = {**self.metadata, "status": status, **more, "sessions": self.sessions}
-        write_json(self.path, {**content, "sha256": content_sha256(without_nan(content))})
+        write_json(self.path, with_digest(content))

@@ -10,7 +10,7 @@ from utils.engine.history import COLUMNS, Row
 from utils.errors import UsageError
 from utils.records.checkpoint import read_plain, write_plain
 from utils.records.evaluation import SessionRecord
-from utils.records.provenance import flat
+from utils.records.provenance import first_difference
 from utils.records.typed import check_type, require_plain, require_record, shown
 
 STATE_FORMAT = "djsw-state-7"
@@ -75,15 +75,14 @@ def read_state(
             f"{path} is damaged: {shown(error)}; give another --exp_name, or remove the files of "
             "that run"
         ) from None
-    before, here = dict(flat(state["metadata"])), dict(flat(metadata))
     may_change = MAY_CHANGE
-    if here.get("settings.schedule") != "constant":  # the length decides every learning rate
+    if metadata["settings"]["schedule"] != "constant":  # the length decides every learning rate
         may_change = MAY_CHANGE - {"settings.num_epochs"}
-    for name in before | here:
-        if name not in may_change and before.get(name) != here.get(name):
-            raise UsageError(
-                f"{exp_name!r} was trained with {shown(name)} {shown(before.get(name))}, not "
-                f"{here.get(name)}; "
-                "give the same to --resume it, or another --exp_name"
-            )
+    if different := first_difference(state["metadata"], metadata, may_change):
+        name, before, here = different
+        name = shown(name.removeprefix("settings."))
+        raise UsageError(
+            f"{exp_name!r} was trained with {name} {shown(before)}, not {here}; give the same to "
+            "--resume it, or another --exp_name"
+        )
     return cast(State, state)

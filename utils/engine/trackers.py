@@ -1,6 +1,5 @@
 """Where a run is also logged: TensorBoard, and MLflow where ``MLFLOW_TRACKING_URI`` is set."""
 
-import csv
 import io
 import json
 import os
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from utils.engine.history import Row
+from utils.engine.history import Row, read_history
 from utils.engine.signals import EXIT_STATUS
 from utils.errors import one_line
 from utils.records.files import ROOT
@@ -238,10 +237,10 @@ def _log_mlflow(run_id: str, path: Path, is_over: bool) -> None:
     files = RunFiles(path.parent, record["exp_name"])
     known = {metric.step for metric in client.get_metric_history(run_id, "validation_loss")}
     now, metrics = round(1000 * time.time()), []
-    for row in csv.DictReader(files.history.read_text(encoding="utf-8").splitlines()):
+    for row in read_history(files.history):
         epoch = int(row.pop("epoch"))
         if epoch not in known:
-            metrics += [Metric(name, float(row[name]), now, epoch) for name in row]
+            metrics += [Metric(name, value, now, epoch) for name, value in row.items()]
     for start in range(0, len(metrics), 1000):  # the most that MLflow takes
         client.log_batch(run_id, metrics[start : start + 1000])
     if is_over:

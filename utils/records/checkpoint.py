@@ -227,12 +227,6 @@ def _is_state_dict(content: Any) -> bool:
     )
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the checkpoint's weights into ``model``; raises as :func:`require_fit` does."""
-    require_fit(model, checkpoint)
-    model.load_state_dict(checkpoint.weights)
-
-
 def require_fit(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Check that a checkpoint's weights are those of ``model``, which may be on the meta device.
 

@@ -68,10 +68,8 @@ class SettingsRecord(TypedDict, total=False):
     augmentation: Mapping[str, float] | None
     recipe: str
     seed: int
-    patience: int | None
     fold: str | None
     teacher_weight: float | None
-    temperature: float | None
 
 
 class ModelRecord(TypedDict):
@@ -196,7 +194,7 @@ class SessionRecord(TypedDict):
     slurm: dict[str, str]
     device: DeviceRecord
     source: NotRequired[dict[str, str]]
-    source_sha256: NotRequired[str]
+    source_sha256: str
     change: NotRequired[str | None]
     gpu_hours: NotRequired[float]
 

@@ -43,7 +43,8 @@ def _find(path: str | Path, flag: str, what: str, is_wanted: Callable[[Path], bo
         f"{candidate} ({'not a ' + what if candidate.exists() else 'does not exist'})"
         for candidate in candidates
     )
-    remedy = " (mkdir creates one)" if what == "folder" else ""
+    missing = what == "folder" and not any(candidate.exists() for candidate in candidates)
+    remedy = " (mkdir creates one)" if missing else ""
     raise UsageError(f"{flag} {str(path)!r} is no existing {what}; tried {tried}{remedy}")
 
 

@@ -10,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -106,7 +106,7 @@ def code_provenance() -> Provenance:
 def describe_platform(session: Mapping[str, Any]) -> str:
     """Return what of a session's machine decides the bits of its results."""
     device = session["device"]
-    ranks, threads = len(device.get("ranks", [None])), device["threads"]
+    ranks, threads = len(device["ranks"]), device["threads"]
     return (
         f"{ranks} rank{'s' * (ranks > 1)} of {threads} thread{'s' * (threads > 1)}, "
         f"{device['type']} ({device['name']}), torch {session['versions']['torch']}"
@@ -178,6 +178,17 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def first_difference(
+    found: Mapping[str, Any], expected: Mapping[str, Any], ignored: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """Return the name of the first value that differs, with both values, as JSON has them."""
+    before, here = (dict(flat(json.loads(json.dumps(each)))) for each in (found, expected))
+    for name in before | here:
+        if name not in ignored and before.get(name) != here.get(name):
+            return name, before.get(name), here.get(name)
+    return None
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, exclusive: bool = False) -> None:

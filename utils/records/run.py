@@ -14,7 +14,7 @@ from utils.records.evaluation import (
     StartRecord,
 )
 from utils.records.files import FileRecord, sha256_of
-from utils.records.provenance import flat, without_nan
+from utils.records.provenance import first_difference, without_nan
 from utils.records.typed import check_type, read_json, require_record, shown
 
 #: Names of settings in earlier records; None are settings that were never switched on.
@@ -99,14 +99,14 @@ def require_same_run(path: Path, run: Run, evaluation: EvaluationRecord | None =
         compared[name] = {**evaluation["checkpoint"], **training}
     for file, values in compared.items():
         values["settings"] = modernize_settings(values.get("settings", run["settings"]))
-        common = wanted.keys() & values.keys()
-        found, here = (dict(flat({k: each[k] for k in common})) for each in (values, wanted))
-        for name in sorted(found | here):
-            if found.get(name) != here.get(name):
-                raise UsageError(
-                    f"{file} is not of the run of {path}: {name} is {shown(found.get(name))}, not "
-                    f"{shown(here.get(name))} (train or evaluate that name again)"
-                )
+        common = sorted(wanted.keys() & values.keys())
+        found, here = ({name: each[name] for name in common} for each in (values, wanted))
+        if different := first_difference(found, here):
+            name, value, expected = different
+            raise UsageError(
+                f"{file} is not of the run of {path}: {name} is {shown(value)}, not "
+                f"{shown(expected)} (train or evaluate that name again)"
+            )
 
 
 def modernize_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def comparison_page(
         clusters = test_set.clusters
         note = f"Intervals: bootstrap over {clusters.count} {clusters.kind} (and over seeds)."
         if clusters.kind != "writers" and _knew_writers(test_set):
-            note += " The evaluations knew the writers; the test file that is here does not."
+            note += " Some evaluations knew the writers; the test file that is here does not."
         parts += [f"## {test_set.name}", _ranking(test_set), note, *_differences(test_set)]
         parts += [text] if (text := (hard or {}).get(test_set.name)) else []
         parts += ["Trained with", _settings(test_set)]

@@ -168,7 +168,7 @@ def _provenance(record: EvaluationRecord) -> list[tuple[str, str]]:
         ("test set", f"`{data['file']}`, images `{data['images_sha256']}`"),
         ("its labels", f"`{data['labels_sha256']}`"),
         ("command", f"`{session['command']}`"),
-        ("code", f"{commit}, sources `{session.get('source_sha256', 'unknown')[:12]}`"),
+        ("code", f"{commit}, sources `{session['source_sha256'][:12]}`"),
         ("ran on", f"{describe_platform(session)}, {session['started']}"),
         ("metrics, intervals", "defined in `docs/evaluation.md`"),
     ]

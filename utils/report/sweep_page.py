@@ -1,15 +1,13 @@
 """The page and the table of a sweep: settings ranked by validation loss."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from utils.errors import escaped
-from utils.report.tables import markdown, number, with_deviation
+from utils.report.tables import csv_text, markdown, number, with_deviation
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,9 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def sweep_csv(runs: Sequence[SweepRun]) -> str:
-    """Return a row for each run."""
-    names = list(dict.fromkeys(name for run in runs for name in run.settings))
-    own = [each.name for each in fields(SweepRun) if each.name != "settings"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*own, *names])
-    for run in runs:
-        values = [run.settings.get(name) for name in names]
-        writer.writerow([getattr(run, name) for name in own] + values)
-    return text.getvalue()
+    """Return a row for each run, the settings last."""
+    own = [{k: v for k, v in vars(run).items() if k != "settings"} for run in runs]
+    return csv_text([{**row, **run.settings} for row, run in zip(own, runs, strict=True)])
 
 
 def sweep_page(

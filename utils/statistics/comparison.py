@@ -285,7 +285,8 @@ def _settings_key(evaluation: Evaluation) -> str:
     training = evaluation.record["training"]
     if training is None:  # nothing is known of a bare state dict
         return str(evaluation.path)
-    settings = {**modernize_settings(training["settings"]), "seed": None}
+    used = modernize_settings(training["settings"])
+    settings = {name: value for name, value in used.items() if value is not None and name != "seed"}
     key = {**training, "exp_name": None, "settings": settings}
     return json.dumps([evaluation.record["model"], key], sort_keys=True)
 
