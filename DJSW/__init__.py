@@ -4,7 +4,7 @@ import sys
 import traceback
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 try:
     import_module("DJSW.pipelines")
