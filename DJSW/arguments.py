@@ -93,7 +93,7 @@ class EvaluateArguments(Arguments):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(Arguments):
-    """The flags of a training; None takes the recipe's value."""
+    """The flags of training; None takes the recipe's value."""
 
     load_checkpoint: str | Path | None = _flag("weights to start from", None, metavar="FILE")
     recipe: str = _flag(

@@ -23,7 +23,7 @@ from utils.distributed.environment import rank_info
 from utils.engine.signals import stop_request
 
 EVALUATION = {each.name: each for each in fields(EvaluateArguments)}
-#: The fields of a training that an evaluation does not have.
+#: The flags of training that evaluation does not have.
 TRAINING = [each for each in fields(TrainArguments) if each.name not in EVALUATION]
 
 

@@ -1,6 +1,6 @@
 """Run a record again and compare: ``DJSW/reproduce.py weights/SMLP/smlp_standard_4_run.json``.
 
-A training is compared by its losses and the hashes of its weights, an evaluation
+A run is compared by its losses and the hashes of its weights, an evaluation
 (``…_metrics.json``) by every number in it.
 """
 
@@ -49,7 +49,9 @@ DIFFERENT = ("seconds", "training_seconds", "gpu_hours", "checkpoint")
 def parser() -> Parser:
     """Return the parser."""
     flags = Parser("Run a record again, and compare the results.")
-    flags.add_argument("record", help="a training's …_run.json or an evaluation's …_metrics.json")
+    flags.add_argument(
+        "record", help="a …_run.json or a …_metrics.json"
+    )
     flags.add_argument("--check", action="store_true", help="only check whether it can run again")
     return flags
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 FIELDS = {each.name: each for each in fields(TrainArguments)}
-#: Flags of a training that a sweep gives to each of its runs as they are.
+#: Flags of training that a sweep gives to each of its runs as they are.
 SHARED = [name for name in FIELDS if name not in ("seed", "fold", "set", "resume")]
 #: Flags that a grid may vary.
 GRID = ("recipe", *FLAGS)

@@ -54,7 +54,7 @@ Targets = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training made: a row for each epoch, and the paths of its files."""
+    """What a run made: a row for each epoch, and the paths of its files."""
 
     history: History
     files: RunFiles
@@ -62,7 +62,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training that is ready to start; ``rows`` are those to train on and to validate with."""
+    """A run that is ready to start; ``rows`` are those to train on and to validate with."""
 
     model: nn.Module
     data: MnistH5Dataset

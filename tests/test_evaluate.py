@@ -183,7 +183,7 @@ def test_page_shows_the_record(measured):
     folder, record = measured
     page = (folder / "e_report.md").read_text()
     assert page.startswith("# e: SMLP 784-77-77-77-77-6 on the test set of mnist_4_9\n")
-    assert f"{record['correct']} of 43 images right" in page
+    assert f"{record['correct']} of 43 images correct" in page
     for name, value in record["metrics"].items():
         low, high = record["intervals"][name]
         title = name.replace("_", " ").replace("f1", "F1")
@@ -341,7 +341,7 @@ def test_warnings_and_a_perfect_score_are_in_the_outputs(tmp_path, processed, ca
     assert "warning     every prediction is 4" in out
     page = (tmp_path / "out" / "all_4_report.md").read_text()
     assert "> **Warning:** every prediction is 4" in page
-    assert "No image was wrong." in page and "errors.png" not in page
+    assert "No errors." in page and "errors.png" not in page
     assert not (tmp_path / "out" / "all_4_errors.png").exists()
 
 

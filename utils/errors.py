@@ -45,7 +45,7 @@ class Pruned(RunError):
 
 
 class Stopped(Exception):
-    """A training that a signal stopped, its state saved."""
+    """A run that a signal stopped, its state saved."""
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Signals that stop a training: it finishes its step, saves its state and says so."""
+"""Signals that stop a run: it finishes its step, saves its state and says so."""
 
 import signal
 import threading

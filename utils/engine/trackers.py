@@ -129,7 +129,7 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[object]) -> np.ndarray
 class MLflow:
     """A run of MLflow. A process of its own logs the run's files, however slow the server is.
 
-    To import MLflow takes 5 s of a core, in which a training in the same process would stand still.
+    To import MLflow takes 5 s of a core, in which a run in the same process would stand still.
     """
 
     def __init__(self, files: RunFiles, metadata: Mapping[str, Any]) -> None:

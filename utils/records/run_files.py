@@ -10,7 +10,7 @@ from pathlib import Path
 from utils.errors import UsageError
 from utils.records.files import file_lock, remove_temporary
 
-#: Endings of the files that a training owns, after ``{exp_name}_``.
+#: Endings of the files that a run owns, after ``{exp_name}_``.
 OWNED = r"(resume\.pt|run\.json|history\.csv|curves\.png|checkpoint_(best|epoch_\d+)\.pt)"
 
 

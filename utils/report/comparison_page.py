@@ -61,7 +61,7 @@ def comparison_csv(test_sets: Sequence[TestSet]) -> str:
 
 def validation_page(rows: Sequence[Mapping[str, Any]], exp_name: str, left_out: str) -> str:
     """Return the page of :func:`.rank_by_validation`: a table for each set of images."""
-    parts = [f"# {exp_name}", "Ranked by the validation loss of the kept epoch, the lowest first."]
+    parts = [f"# {exp_name}", "Ranked by the validation loss of the best epoch, the lowest first."]
     header = ("", "run", "network", "validation loss", "accuracy", "95 % interval")
     for name in dict.fromkeys(row["validation_set"] for row in rows):
         cells: list[tuple[str, ...]] = []

@@ -35,7 +35,7 @@ def evaluation_page(record: EvaluationRecord) -> str:
 
     parts = [
         f"# {name}: {layers} on the test set of {record['dataset']['name']}",
-        f"**{record['correct']} of {record['images']} images right: accuracy "
+        f"**{record['correct']} of {record['images']} images correct: accuracy "
         f"{number(record['metrics']['accuracy'])}, 95 % interval {interval(ends['accuracy'])}.**",
         *(f"> **Warning:** {warning}." for warning in record["warnings"]),
         *_clusters(record),
@@ -115,7 +115,7 @@ def _clusters(record: EvaluationRecord) -> list[str]:
             (str(row["series"]), row["by"], str(row["images"]), str(row["errors"]))
             for row in record["series"]
         ]
-        parts.append(markdown(("series", "written by", "images", "wrong"), rows))
+        parts.append(markdown(("series", "written by", "images", "errors"), rows))
     return parts
 
 
@@ -123,10 +123,10 @@ def _digits(record: EvaluationRecord) -> str:
     rows, names = [], class_names(record)
     for column, row in enumerate(record["per_class"]):
         recall = (number(row["recall"]), interval(row["intervals"]["recall"]))
-        wrong = row["support"] - record["confusion"][column][column]
+        errors = row["support"] - record["confusion"][column][column]
         scores = (number(row["precision"]), *recall, number(row["f1"]))
-        rows.append((names[column], *scores, str(row["support"]), str(wrong)))
-    header = ("precision", "recall", "95 % of the recall", "F1", "images", "wrong")
+        rows.append((names[column], *scores, str(row["support"]), str(errors)))
+    header = ("precision", "recall", "95 % of the recall", "F1", "images", "errors")
     return markdown((class_word(record), *header), rows)
 
 
@@ -138,7 +138,7 @@ def _errors(record: EvaluationRecord) -> list[str]:
         for true, predicted, count, share in confused_pairs(record)[:PAIRS]
     ]
     if not rows:
-        return ["No image was wrong.", picture]
+        return ["No errors.", picture]
     return [
         "Most confused:",
         markdown((word, "taken for", "images", f"of that {word}'s"), rows),

@@ -106,7 +106,7 @@ def sweep_page(
     parts = [
         f"# Sweep {exp_name}",
         f"{settings_text(given)}; {folds}. Runs: {count['finished']} finished, {count['pruned']} "
-        f"pruned, {count['fail']} failed. Ranked by the validation loss of the kept epoch, mean ± "
+        f"pruned, {count['fail']} failed. Ranked by the validation loss of the best epoch, mean ± "
         "standard error over seeds and folds. The test set was not read.",
         markdown(header, rows),
     ]

@@ -293,8 +293,8 @@ def _settings_key(evaluation: Evaluation) -> str:
 
 def _group_name(runs: Sequence[Evaluation]) -> str:
     """Return the common name of runs whose names differ in the seed or the array task."""
-    trainings = [training for run in runs if (training := run.record["training"])]
-    first, saved = trainings[0]["exp_name"], trainings[0]["saved"] or "of unknown epochs"
+    origins = [origin for run in runs if (origin := run.record["training"])]
+    first, saved = origins[0]["exp_name"], origins[0]["saved"] or "of unknown epochs"
     stems = {_stem(run) for run in runs}
     name = stems.pop() if len(stems) == 1 else ""
     epoch = "" if saved == "best" else f", {saved}"
