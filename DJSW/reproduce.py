@@ -49,9 +49,7 @@ DIFFERENT = ("seconds", "training_seconds", "gpu_hours", "checkpoint")
 def parser() -> Parser:
     """Return the parser."""
     flags = Parser("Run a record again, and compare the results.")
-    flags.add_argument(
-        "record", help="a …_run.json or a …_metrics.json"
-    )
+    flags.add_argument("record", help="a …_run.json or a …_metrics.json")
     flags.add_argument("--check", action="store_true", help="only check whether it can run again")
     return flags
 

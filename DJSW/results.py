@@ -245,8 +245,8 @@ def _recipe_section(result: Result) -> list[str]:
         for true, other, count, _ in tables.confused_pairs(evaluation)[:3]
     )
     seeds = sorted(each["settings"]["seed"] for each in result.runs.values())
-    clusters = evaluation.get("clusters")
-    over = f", over {clusters['count']} {clusters['kind']}" if clusters else ""
+    clusters = evaluation["clusters"]
+    over = f"95 % interval, over {clusters['count']} {clusters['kind']}"
     errors = f"{evaluation['images'] - evaluation['correct']} errors"
     page = f"reports/{result.recipe}/{result.name}_report.md"
     link = f" [The whole evaluation](../../{page})." if (ROOT / page).exists() else ""
@@ -257,7 +257,7 @@ def _recipe_section(result: Result) -> list[str]:
         f"seed{'s' * (len(seeds) > 1)} {str(seeds)[1:-1]}.",
         f"```bash\n{run['sessions'][0]['command'].replace('python ', 'uv run ', 1)}\n```",
         tables.describe_settings(run["settings"]) + ".",
-        tables.markdown(("on the test set", "value", f"95 % interval{over}"), rows),
+        tables.markdown(("on the test set", "value", over), rows),
         f"{errors}, most often: {pairs}.{link}" if pairs else f"No errors.{link}",
     ]
 

@@ -15,14 +15,13 @@ from models.smlp import SMLP
 from utils.errors import UsageError
 from utils.records.checkpoint import (
     FORMAT,
-    FORMAT_1,
     describe,
     load_checkpoint,
     require_fit,
     weights_sha256,
     write_checkpoint,
 )
-from utils.records.typed import LIMIT
+from utils.records.typed import LIMIT, content_sha256
 
 WEIGHTS = SMLP().state_dict()
 METADATA = {
@@ -30,6 +29,7 @@ METADATA = {
     "dataset": {"name": "mnist_4_9"},
     "classes": [4, 5, 6, 7, 8, 9],
 }
+NO_TENSOR = {**METADATA, "format": FORMAT, "weights": {"a": 3}}
 
 
 def on_cuda(path: Path) -> None:
@@ -153,7 +153,7 @@ def test_damaged_files(tmp_path):
         {"a": torch.tensor([1.0, float("nan")])},
         {"a": torch.zeros(3) + 1j},
         {"a": torch.zeros(4, 1).expand(4, 10**8)},
-        {**METADATA, "format": FORMAT_1, "weights": {"a": 3}, "weights_sha256": "0"},
+        {**NO_TENSOR, "sha256": content_sha256(NO_TENSOR)},
     ],
     ids=str,
 )
@@ -212,25 +212,13 @@ def test_weights_that_do_not_fit(tmp_path):
         require_fit(SMLP(), load_checkpoint(tmp_path / "c.pt"))
 
 
-def test_format_1_loads_by_the_hash_of_its_weights(tmp_path):
-    path, content = tmp_path / "c.pt", {**METADATA, "format": FORMAT_1, "weights": WEIGHTS}
-    torch.save({**content, "weights_sha256": weights_sha256(WEIGHTS)}, path)
-    assert load_checkpoint(path).metadata == METADATA
-    torch.save({**content, "weights_sha256": 64 * "0"}, path)
-    with pytest.raises(UsageError, match="is damaged"):
-        load_checkpoint(path)
-
-
-@pytest.mark.parametrize("form", [FORMAT, FORMAT_1, "bare"])
+@pytest.mark.parametrize("form", [FORMAT, "bare"])
 def test_no_changed_bit_goes_unnoticed(tmp_path, form):
-    """Metadata of the earlier format and bare weights have the checksums of the ZIP alone."""
+    """Bare weights have the checksums of the ZIP alone."""
     path, weights = tmp_path / "c.pt", SMLP(hidden_size=3).state_dict()
     metadata = {**METADATA, "settings": {"lr": 0.001}}
     write_checkpoint(path, weights, metadata)
-    if form == FORMAT_1:
-        old = {"format": FORMAT_1, "weights": weights, "weights_sha256": weights_sha256(weights)}
-        torch.save({**metadata, **old}, path)
-    elif form == "bare":
+    if form == "bare":
         torch.save(weights, path)
     whole, expected = path.read_bytes(), load_checkpoint(path)
     bits = random.Random(0)
@@ -282,7 +270,7 @@ def test_metadata_that_are_not_plain(tmp_path, value):
             load_checkpoint(tmp_path / "c.pt")
 
 
-@pytest.mark.parametrize("form", [FORMAT, FORMAT_1, "bare"])
+@pytest.mark.parametrize("form", [FORMAT, "bare"])
 def test_tensors_that_are_not_stored_are_not_made(tmp_path, form):
     """Forty bytes that claim gigabytes, by strides or by a thousand names."""
     large = torch.zeros(2**20)
@@ -290,7 +278,7 @@ def test_tensors_that_are_not_stored_are_not_made(tmp_path, form):
         {"a": torch.zeros(4, 1).expand(4, 10**9)},
         {str(number): large for number in range(1000)},
     ):
-        own = {**METADATA, "format": form, "weights": weights, "sha256": "0", "weights_sha256": "0"}
+        own = {**METADATA, "format": form, "weights": weights, "sha256": "0"}
         torch.save(weights if form == "bare" else own, tmp_path / "c.pt")
         with pytest.raises(UsageError, match="no state dict|not all stored|bytes"):
             load_checkpoint(tmp_path / "c.pt")

@@ -39,6 +39,7 @@ def evaluation(name, errors, *, seed=None, weights=None, saved="best", lr=0.1, i
         "metrics": {"accuracy": accuracy},
         "probabilities": dict.fromkeys(METRICS, accuracy),
         "label_distance": {"r2": None},
+        "clusters": {"kind": "images", "count": len(LABELS)},
         "intervals": {"accuracy": list(intervals.wilson(len(LABELS) - errors, len(LABELS)))},
     }
     record["intervals"] |= dict.fromkeys((*METRICS, "r2"), (None, None))
@@ -86,7 +87,7 @@ def test_runs_that_differ_in_the_seed_are_one_entry():
         ("run_4", 1),
     ]
     earlier, later = evaluation("run_5", 1, seed=5), evaluation("run_6", 1, seed=6)
-    earlier.record["training"]["settings"]["averaging"] = 0.0  # earlier records have it
+    earlier.record["training"]["settings"]["patience"] = None  # earlier records have it
     assert entries(earlier, later) == [("run (2 seeds)", 2)]
     last = [evaluation(f"run_{seed}", 1, seed=seed, saved="epoch_9") for seed in (1, 2)]
     assert entries(*last) == [("run (2 seeds, epoch_9)", 2)]

@@ -192,7 +192,7 @@ def test_page_shows_the_record(measured):
     for row, digit in enumerate(range(4, 10)):
         wrong = confusion[row].sum() - confusion[row, row]
         line = next(line for line in page.splitlines() if line.startswith(f"| {digit}  "))
-        assert line.split("|")[-3:-1] == [f" {confusion[row].sum():<6} ", f" {wrong:<5} "]
+        assert line.split("|")[-3:-1] == [f" {confusion[row].sum():<6} ", f" {wrong:<6} "]
     np.fill_diagonal(confusion, 0)
     most = np.unravel_index(confusion.argmax(), (6, 6))
     lines = page.split("Most confused:\n\n")[1].split("\n\n")[0].splitlines()[2:]

@@ -23,7 +23,6 @@ from utils.records.typed import (
     COUNT_LIMIT,
     LIMIT,
     TEXT_LIMIT,
-    check_type,
     content_sha256,
     read_bytes,
     require_plain,
@@ -32,8 +31,6 @@ from utils.records.typed import (
 )
 
 FORMAT = "djsw-checkpoint-2"
-#: The format before, whose digest is of the weights alone.
-FORMAT_1 = "djsw-checkpoint-1"
 #: What ``weights_only=True`` would call and makes much of little: ``bytearray(10**10)``.
 AMPLIFIERS = ("_codecs encode", "builtins bytearray", "__builtin__ bytearray")
 #: Keys under which other programs keep a state dict.
@@ -62,11 +59,10 @@ class CheckpointMetadata(TypedDict):
 
 
 class _Content(CheckpointMetadata):
-    """The content of a file: ``sha256``, or in :data:`FORMAT_1` ``weights_sha256``."""
+    """The content of a file, with its digest."""
 
     weights: dict[Any, Any]
-    sha256: NotRequired[str]
-    weights_sha256: NotRequired[str]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -174,12 +170,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 f"{path} is the state of a run, which --resume reads; give a …_checkpoint_….pt"
             )
         try:
-            if metadata["format"] not in (FORMAT, FORMAT_1):
+            if metadata["format"] != FORMAT:
                 raise TypeError(
                     f"format is {shown(metadata['format'])[:50]!r}, expected {FORMAT!r}"
                 )
-            digest = "sha256" if metadata["format"] == FORMAT else "weights_sha256"
-            check_type(metadata.get(digest), str, digest)
             require_record(metadata, _Content, Tensor)
             content = metadata.pop("weights")
             require_plain(metadata)
@@ -191,12 +185,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = _unwrapped(content)
     if not _is_state_dict(content):
         raise UsageError(f"{path} holds no state dict (parameter names and finite tensors)")
-    if metadata.get("weights_sha256") not in (None, weights_sha256(content)):
-        raise UsageError(f"{path} is damaged: its weights are not those that were saved")
     weights = {PREFIXES.sub("", name): tensor for name, tensor in content.items()}
     if len(weights) < len(content):
         raise UsageError(f"{path} holds a parameter twice, with and without a prefix; give one")
-    for name in ("format", "sha256", "weights_sha256"):
+    for name in ("format", "sha256"):
         metadata.pop(name, None)
     return Checkpoint(path, weights, cast(CheckpointMetadata, metadata))
 

@@ -148,8 +148,6 @@ class SeriesRecord(TypedDict):
 class Results(TypedDict):
     """The numbers of an evaluation; ``confusion`` has true digits as rows.
 
-    Evaluations before ``clusters`` take every image as independent.
-
     A bin of ``calibration`` has ``right`` of its ``images`` correct, with ``confidence`` in
     (``above``, ``up_to``], on average; ``low`` and ``high`` are the interval of its accuracy.
     """
@@ -160,7 +158,7 @@ class Results(TypedDict):
     probabilities: MetricValues
     label_distance: MetricValues
     intervals: Mapping[str, Ends]
-    clusters: NotRequired[ClustersRecord]
+    clusters: ClustersRecord
     series: NotRequired[list[SeriesRecord]]
     per_class: list[DigitRecord]
     confusion: list[list[int]]

@@ -1,6 +1,5 @@
 """The record of a training run, ``{exp_name}_run.json``, as it is read."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast, final
 
@@ -16,9 +15,6 @@ from utils.records.evaluation import (
 from utils.records.files import FileRecord, sha256_of
 from utils.records.provenance import first_difference, without_nan
 from utils.records.typed import check_type, read_json, require_record, shown
-
-#: Names of settings in earlier records; None are settings that were never switched on.
-RENAMED = {"deformation": "augmentation", "averaging": None, "label_smoothing": None}
 
 
 class EpochResult(TypedDict):
@@ -42,7 +38,7 @@ class RunResults(TypedDict):
 class Run(TypedDict):
     """The content of a record; ``status`` is running, stopped, failed, pruned or finished.
 
-    ``sha256`` is the digest of everything else; earlier records have none.
+    ``sha256`` is the digest of everything else.
     """
 
     exp_name: str
@@ -55,7 +51,7 @@ class Run(TypedDict):
     status: str
     results: NotRequired[RunResults]
     sessions: list[SessionRecord]
-    sha256: NotRequired[str]
+    sha256: str
 
 
 def read_run(path: Path) -> Run:
@@ -72,7 +68,7 @@ def read_run(path: Path) -> Run:
     except (OSError, ValueError, TypeError) as error:
         sentence = f"{path} is not a valid record of a run: {shown(error)} (give a …_run.json)"
         raise UsageError(sentence) from None
-    return cast(Run, {**record, "settings": modernize_settings(record["settings"])})
+    return cast(Run, record)
 
 
 def require_same_run(path: Path, run: Run, evaluation: EvaluationRecord | None = None) -> None:
@@ -98,7 +94,6 @@ def require_same_run(path: Path, run: Run, evaluation: EvaluationRecord | None =
         name = f"the evaluation {evaluation['exp_name']}"
         compared[name] = {**evaluation["checkpoint"], **training}
     for file, values in compared.items():
-        values["settings"] = modernize_settings(values.get("settings", run["settings"]))
         common = sorted(wanted.keys() & values.keys())
         found, here = ({name: each[name] for name in common} for each in (values, wanted))
         if different := first_difference(found, here):
@@ -107,9 +102,3 @@ def require_same_run(path: Path, run: Run, evaluation: EvaluationRecord | None =
                 f"{file} is not of the run of {path}: {name} is {shown(value)}, not "
                 f"{shown(expected)} (train or evaluate that name again)"
             )
-
-
-def modernize_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recorded settings by today's names."""
-    names = {name: RENAMED.get(name, name) for name in recorded}
-    return {new: recorded[name] for name, new in names.items() if new}

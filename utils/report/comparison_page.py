@@ -87,7 +87,7 @@ def validation_page(rows: Sequence[Mapping[str, Any]], exp_name: str, left_out: 
 
 def _knew_writers(test_set: TestSet) -> bool:
     runs = (run for entry in test_set.entries for run in entry.runs)
-    return any(run.record.get("clusters", {}).get("kind") == "writers" for run in runs)
+    return any(run.record["clusters"]["kind"] == "writers" for run in runs)
 
 
 def _overview(test_sets: Sequence[TestSet]) -> list[str]:

@@ -72,7 +72,7 @@ def evaluation_summary(record: EvaluationRecord) -> str:
         digits.append((name, *scores, str(row["support"])))
     lines = [
         f"\n{record['correct']} of {record['images']} images correct\n",
-        *_clusters_line(record),
+        _clusters_line(record),
         f"{'':<28}{'':8}   95 % interval",
         *metrics(record["metrics"]),
         *metrics(record["probabilities"]),
@@ -86,30 +86,27 @@ def evaluation_summary(record: EvaluationRecord) -> str:
     return "\n".join(lines)
 
 
-def _clusters_line(record: EvaluationRecord) -> list[str]:
-    clusters = record.get("clusters")
-    if clusters is None:
-        return []
+def _clusters_line(record: EvaluationRecord) -> str:
+    clusters = record["clusters"]
     ends = interval(clusters["wilson"])
     unknown = clusters["kind"] != "writers" and "class_names" not in record
-    return [
+    return (
         f"intervals by a bootstrap over {clusters['count']} {clusters['kind']}; that of the "
         f"accuracy\nwould be {ends} if images were independent (Wilson's)\n"
         + "who wrote the digits is not known here (docs/data.md)\n"
         * unknown
-    ]
+    )
 
 
 def _clusters(record: EvaluationRecord) -> list[str]:
     """Return what the intervals assume, and the errors by series."""
-    clusters, parts = record.get("clusters"), []
-    if clusters:
-        parts.append(
-            f"Intervals are of a bootstrap over {clusters['count']} {clusters['kind']}, whose "
-            "errors come together. If images were independent, that of the accuracy would be "
-            f"{interval(clusters['wilson'])} (Wilson's); its standard error is "
-            f"{math.sqrt(clusters['design_effect']):.2f} times as large."
-        )
+    clusters = record["clusters"]
+    parts = [
+        f"Intervals are of a bootstrap over {clusters['count']} {clusters['kind']}, whose errors "
+        "come together. If images were independent, that of the accuracy would be "
+        f"{interval(clusters['wilson'])} (Wilson's); its standard error is "
+        f"{math.sqrt(clusters['design_effect']):.2f} times as large."
+    ]
     if record.get("series"):
         rows = [
             (str(row["series"]), row["by"], str(row["images"]), str(row["errors"]))

@@ -361,7 +361,7 @@ def _draw_curves(
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _plain_log(axes.yaxis)
     if ranked[0].settings:
-        axes.legend()
+        axes.legend(loc="upper right")  # losses fall
 
 
 def _plain_log(axis: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from utils.records.evaluation import Evaluation, EvaluationRecord, metric_values
 from utils.records.files import relative_to_root
-from utils.records.run import Run, modernize_settings
+from utils.records.run import Run
 from utils.records.typed import shown
 from utils.statistics import intervals
 from utils.statistics.intervals import Clusters, Interval
@@ -285,8 +285,8 @@ def _settings_key(evaluation: Evaluation) -> str:
     training = evaluation.record["training"]
     if training is None:  # nothing is known of a bare state dict
         return str(evaluation.path)
-    used = modernize_settings(training["settings"])
-    settings = {name: value for name, value in used.items() if value is not None and name != "seed"}
+    used = training["settings"].items()
+    settings = {name: value for name, value in used if value is not None and name != "seed"}
     key = {**training, "exp_name": None, "settings": settings}
     return json.dumps([evaluation.record["model"], key], sort_keys=True)
 
