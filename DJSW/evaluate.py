@@ -3,6 +3,7 @@
 import gzip
 import re
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
@@ -35,6 +36,7 @@ from utils.records.checkpoint import (
 from utils.records.evaluation import (
     FORMAT,
     CheckpointRecord,
+    EvaluatedModel,
     EvaluationMetadata,
     EvaluationRecord,
     Results,
@@ -87,11 +89,6 @@ class EvaluationJob:
     def path(self, ending: str) -> Path:
         """Return ``{exp_name}_{ending}`` in the output folder."""
         return self.folder / f"{self.metadata['exp_name']}_{ending}"
-
-    @property
-    def taken(self) -> UsageError:
-        """The error for a name that was evaluated before."""
-        return _taken(self.metadata["exp_name"], self.path("metrics.json"))
 
 
 def evaluate_model(args: Any, *, report: bool = True) -> EvaluationResult:
@@ -166,18 +163,32 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
             print(f"note        {name} is {value}, by default {usual.get(name)}")
     print(f"data        {data.h5_path}")
     print(f"images      {len(data)}", flush=True)
+    evaluated: EvaluatedModel = {
+        "name": type(models[checkpoint.path]).__name__,
+        "arguments": arguments,
+        "layers": layers,
+        "parameters": parameters,
+    }
+    return EvaluationJob(
+        models, data, folder, _metadata(args, evaluated, dataset, data, checkpoints)
+    )
+
+
+def _metadata(
+    args: EvaluateArguments,
+    model: EvaluatedModel,
+    dataset: str,
+    data: MnistH5Dataset,
+    checkpoints: Sequence[Checkpoint],
+) -> EvaluationMetadata:
+    """Return what the record says besides the results."""
     metadata: EvaluationMetadata = {
         "format": FORMAT,
         "exp_name": args.exp_name,
         "username": args.username,
-        "model": {
-            "name": type(models[checkpoint.path]).__name__,
-            "arguments": arguments,
-            "layers": layers,
-            "parameters": parameters,
-        },
-        "checkpoint": _source(checkpoint),
-        "training": _training(checkpoint),
+        "model": model,
+        "checkpoint": _source(checkpoints[0]),
+        "training": _training(checkpoints[0]),
         "dataset": {
             "name": dataset,
             "split": "test",
@@ -192,15 +203,11 @@ def prepare_evaluation(args: EvaluateArguments) -> EvaluationJob:
         metadata["class_names"] = names
     if len(checkpoints) > 1:
         members = metadata["members"] = [*map(_source, checkpoints)]
-        hashes = "".join(each["sha256"] for each in members).encode()
+        digest = sha256("".join(each["sha256"] for each in members).encode()).hexdigest()
         files = f"ensemble of {len(members)}"
-        metadata["checkpoint"] = {
-            "file": files,
-            "sha256": sha256(hashes).hexdigest(),
-            "epoch": None,
-        }
+        metadata["checkpoint"] = {"file": files, "sha256": digest, "epoch": None}
         metadata["training"] = None
-    return EvaluationJob(models, data, folder, metadata)
+    return metadata
 
 
 def _source(checkpoint: Checkpoint) -> CheckpointRecord:
@@ -230,7 +237,8 @@ def _save(
             "session": session,
         }
     )
-    with exclusive_output(job.path("metrics.json"), job.taken, OWNED):
+    output = job.path("metrics.json")
+    with exclusive_output(output, _taken(record["exp_name"], output), OWNED):
         written = {"predictions.csv.gz": gzip.compress(predictions, mtime=0)}
         if report:
             written["probabilities.csv"] = probabilities_csv(*of_images)
@@ -239,7 +247,7 @@ def _save(
         for ending, content in written.items():
             with atomic_write(job.path(ending)) as temporary:
                 temporary.write_bytes(content)
-        write_json(job.path("metrics.json"), record, exclusive=True)
+        write_json(output, record, exclusive=True)
     return record
 
 

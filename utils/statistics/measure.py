@@ -1,6 +1,6 @@
 """Every number of an evaluation, from the predicted probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,16 +58,6 @@ def measure(
     calibration_error = intervals.calibration_error_interval(bins, gaps, clusters)
     ends["expected_calibration_error"] = list(calibration_error)
     ends_of_class = {name: ends.pop(f"class_{name}") for name in OF_CLASS}
-    per_class: list[Any] = []
-    for column, digit in enumerate(digits):
-        support = int(confusion[column].sum())
-        row: dict[str, Any] = {"digit": digit}
-        row |= {name: values[f"class_{name}"][column] for name in OF_CLASS}
-        row |= {"support": support}
-        row["intervals"] = {name: found[column] for name, found in ends_of_class.items()}
-        of_recall = (int(confusion[column, column]), support, resampled["class_recall"][:, column])
-        row["intervals"]["recall"] = list(intervals.proportion_interval(*of_recall))
-        per_class.append(row)
     calibration = probabilities.calibration(log_probabilities, classes)
     for cell in calibration:
         cell["low"], cell["high"] = intervals.wilson(cell["right"], cell["images"])
@@ -88,11 +78,32 @@ def measure(
             "wilson": list(intervals.wilson(correct, len(classes))),
         },
         "series": [] if series is None else _by_series(series, classes != predicted),
-        "per_class": per_class,
+        "per_class": _by_class(digits, values, ends_of_class, confusion, resampled["class_recall"]),
         "confusion": confusion.tolist(),
         "calibration": calibration,
         "warnings": _warnings(confusion, names or digits, clusters),
     }
+
+
+def _by_class(
+    digits: Sequence[int],
+    values: Mapping[str, Any],
+    ends: Mapping[str, Any],
+    confusion: np.ndarray,
+    recalls: np.ndarray,
+) -> list[Any]:
+    """Return the metrics of each class with their intervals; ``recalls`` are resampled, (R, C)."""
+    rows = []
+    for column, digit in enumerate(digits):
+        correct, support = int(confusion[column, column]), int(confusion[column].sum())
+        row: dict[str, Any] = {"digit": digit}
+        row |= {name: values[f"class_{name}"][column] for name in OF_CLASS}
+        row |= {"support": support}
+        row["intervals"] = {name: found[column] for name, found in ends.items()}
+        recall = intervals.proportion_interval(correct, support, recalls[:, column])
+        row["intervals"]["recall"] = list(recall)
+        rows.append(row)
+    return rows
 
 
 def _by_series(series: np.ndarray, wrong: np.ndarray) -> list[SeriesRecord]:
