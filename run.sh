@@ -175,7 +175,7 @@ trap 'rm -rf "$private"' EXIT
 commit=$(git -c safe.directory="$PWD" rev-parse HEAD 2>/dev/null)
 {
     echo "$commit"
-    git -c safe.directory="$PWD" diff --no-ext-diff --no-textconv --no-color --src-prefix=a/ --dst-prefix=b/ HEAD
+    git -c safe.directory="$PWD" diff --no-ext-diff --no-textconv --no-color --src-prefix=a/ --dst-prefix=b/ HEAD -- . ':!reports' ':!weights'
     git -c safe.directory="$PWD" ls-files --others --exclude-standard DJSW models datasetprep utils | sed 's/^/new file /'
 } >"$private/git" 2>/dev/null
 [[ $(wc -l <"$private/git") -gt 1 ]] && commit+=" and changes, which are in the record"

@@ -1,4 +1,4 @@
-"""The commands, and the tables that they read, in which a mistake is one sentence."""
+"""The commands and their tables; a mistake in a table is reported as one sentence."""
 
 import sys
 import traceback

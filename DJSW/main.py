@@ -1,7 +1,7 @@
 """Train or evaluate a person's network: ``python DJSW/main.py --username NAME …``.
 
-Train:     ``--username sigurd --exp_name first --output_dir weights/SMLP --train``
-Evaluate:  ``--username sigurd --exp_name first --output_dir reports --load_checkpoint FILE``
+Train:     ``--username sigurd --exp_name e --output_dir reports/scratch --train``
+Evaluate:  ``--username sigurd --exp_name e --output_dir reports/scratch --load_checkpoint FILE``
 """
 
 import sys

@@ -52,7 +52,7 @@ def build_model(
             own = f"{'' if names else 'the digits '}{shown(names or metadata['classes'])}"
             raise UsageError(
                 f"{checkpoint.path} distinguishes {own}, {dataset} holds "
-                f"{entry.names or [*entry.labels]}; give --dataset "
+                f"{entry.names or [*entry.labels]}; it fits the dataset "
                 f"{shown(metadata['dataset']['name'])}"
             )
         arguments = _recorded_arguments(checkpoint, username, dataset)
@@ -183,7 +183,7 @@ def model_arguments(
     except TypeError as error:
         raise UsageError(
             f"{given}, which does not fit {network.__name__}"
-            f"({', '.join(map(str, takes.values()))}): {error}; mend input_argument, "
+            f"({', '.join(map(str, takes.values()))}): {error}; correct input_argument, "
             "output_argument or arguments"
         ) from None
     bound.apply_defaults()
@@ -235,7 +235,7 @@ def try_model(model: nn.Module, username: str, dataset: str, images: int, *, tra
         if not torch.equal(given, batch):
             raise UsageError(f"{name} changes its input; let forward() work on a copy (x = x - 1)")
         if train and not logits.isfinite().all():
-            raise UsageError(f"{name} returns values that are not finite; mend forward()")
+            raise UsageError(f"{name} returns values that are not finite; correct forward()")
         if train:
             if not _weights_behind(logits) <= {*trial.parameters()} or not logits.requires_grad:
                 raise UsageError(

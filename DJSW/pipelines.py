@@ -268,7 +268,7 @@ def _check_content(data: MnistH5Dataset, entry: ImageDataset, *, train: bool) ->
     """
     import numpy as np
 
-    remedy = "(delete it to create it again, or mend the entry in DJSW/pipelines.py)"
+    remedy = "(delete it to create it again, or correct the entry in DJSW/pipelines.py)"
     shape = data.images.shape[1:]
     if shape != entry.image_shape:
         raise RunError(f"{data.h5_path}: images {shape}, expected {entry.image_shape} {remedy}")

@@ -14,7 +14,7 @@ minutes of one run on one of two busy cores of an AMD EPYC::
         --recipe tuned --train                                    0.9992 +- 0.0002    6 to 13
 
 Expected of ``standard``, in the same order: 0.9763 +- 0.0020, 0.9519 +- 0.0019 and
-0.9941 +- 0.0007, in seconds. Expected of ``distilled``, which takes twice as long as ``tuned``:
+0.9941 +- 0.0007, in seconds. Expected of ``distilled``, which takes two to three times as long:
 0.9949 +- 0.0003, 0.9792 +- 0.0017 and 0.9991 +- 0.0004.
 """
 

@@ -52,7 +52,8 @@ from DJSW.networks import build_model
 from utils.records.checkpoint import load_checkpoint
 
 checkpoint = load_checkpoint(Path("{file}"))
-model, arguments = build_model("{user}", "{dataset}", checkpoint)  # images (B, C, H, W) to logits
+model, arguments = build_model("{user}", "{dataset}", checkpoint)
+logits = model.eval()(images)  # (B, classes) of images (B, {channels}, {height}, {width}) in [0, 1]
 ```"""
 #: Columns of the list of runs, and titles where these are others.
 COLUMNS = (
@@ -168,6 +169,11 @@ def _evaluations(runs: Mapping[str, Run], recipe: str) -> dict[str, EvaluationRe
         record = found[name] = read_evaluation(path).record
         folder = ROOT / "weights" / PEOPLE[run["username"]].model_name
         require_same_run(folder / f"{name}_run.json", run, record)
+        if record["session"]["git"] and record["session"]["git"]["changed"]:
+            raise UsageError(
+                f"{path} cannot be published: it was made by code that is not committed (evaluate "
+                "the checkpoint again from committed code)"
+            )
         data, first = record["dataset"], next(iter(found.values()))["dataset"]
         expected = {**first, "name": run["dataset"]["name"]}
         for key in ("name", "images_sha256", "labels_sha256", "source"):
@@ -212,7 +218,12 @@ def model_card(found: Sequence[Result]) -> str:
         *(part for result in found for part in _recipe_section(result)),
         "## Use",
         USE.format(
-            file=found[-1].published["checkpoint"]["file"], dataset=person.dataset, user=username
+            file=found[-1].published["checkpoint"]["file"],
+            dataset=person.dataset,
+            user=username,
+            channels=entry.channels,
+            height=height,
+            width=width,
         ),
         "It is for comparisons and for teaching. Do not use it where an error has a cost, such as "
         "for amounts, addresses or grades: it has an answer, often a confident one, to any image, "
@@ -245,7 +256,8 @@ def _recipe_section(result: Result) -> list[str]:
         for true, other, count, _ in tables.confused_pairs(evaluation)[:3]
     )
     seeds = sorted(each["settings"]["seed"] for each in result.runs.values())
-    clusters = evaluation["clusters"]
+    folder, clusters = PEOPLE[result.username].model_name, evaluation["clusters"]
+    teachers = " (with the five tuned networks, of which git has one)" * ("teachers" in run)
     over = f"95 % interval, over {clusters['count']} {clusters['kind']}"
     errors = f"{evaluation['images'] - evaluation['correct']} errors"
     page = f"reports/{result.recipe}/{result.name}_report.md"
@@ -253,9 +265,10 @@ def _recipe_section(result: Result) -> list[str]:
     return [
         f"## Recipe {result.recipe}",
         f"`{best['checkpoint']}`: epoch {best['epoch']}, validation accuracy "
-        f"{best['validation_accuracy']:.4f}. Test accuracy {result.accuracy}, "
-        f"seed{'s' * (len(seeds) > 1)} {str(seeds)[1:-1]}.",
-        f"```bash\n{run['sessions'][0]['command'].replace('python ', 'uv run ', 1)}\n```",
+        f"{best['validation_accuracy']:.4f}. Test accuracy {result.accuracy} (mean ± standard "
+        f"deviation), seed{'s' * (len(seeds) > 1)} {str(seeds)[1:-1]}.",
+        f"Made by `{run['sessions'][0]['command']}`{teachers}; to make it again and compare:",
+        f"```bash\nuv run DJSW/reproduce.py weights/{folder}/{result.name}_run.json\n```",
         tables.describe_settings(run["settings"]) + ".",
         tables.markdown(("on the test set", "value", over), rows),
         f"{errors}, most often: {pairs}.{link}" if pairs else f"No errors.{link}",

@@ -72,7 +72,7 @@ class Sweep:
 
     @property
     def dataset(self) -> str:
-        """The digits that are trained on."""
+        """The name of the dataset."""
         return self.shared.get("dataset") or dataset_of(self.shared["username"])
 
     @property
@@ -347,8 +347,8 @@ def take_trials(args: argparse.Namespace) -> None:
                     held.close()
                     remove_files(sweep, study)
             print(_progress(sweep, study, trial.number), flush=True)
-        number = stop_request.signal
-        raise Stopped(f"stopped by {number}", EXIT_STATUS[number])
+        name = stop_request.signal
+        raise Stopped(f"stopped by {name}", EXIT_STATUS[name])
 
 
 def unfinished(sweep: Sweep, study: "Study") -> int:

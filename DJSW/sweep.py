@@ -155,7 +155,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
 def _values(text: str, values: str, grid: Mapping[str, Any], name: str) -> list[str]:
     found = values.split(",")
     if not all(found) or len(set(found)) < len(found) or name in grid:
-        raise UsageError(f"{text!r} has an empty or doubled value or name; give each once")
+        raise UsageError(f"{text!r} lacks a value, or has one or a name twice; give NAME=V1,V2")
     return found
 
 
@@ -340,6 +340,10 @@ def command(args: argparse.Namespace) -> None:
     require_single_process()
     sweep = sweep_of(args)
     if args.check:
+        from DJSW.train import prepare_training
+
+        changed, (seed, fold) = next(combinations(sweep.grid)), sweep.parts()[0]
+        prepare_training(sweep.arguments(sweep.exp_name, changed, seed, fold))
         print("checked     this command would run")
         return
     with stop_request.watch():
@@ -352,7 +356,7 @@ def command(args: argparse.Namespace) -> None:
         if not left and sweep.path(".json").exists():
             print(f"finished    before: {sweep.path('.md')}")
             return
-        print(f"sweep       {sweep.path('.journal')}: {left} trials to do", flush=True)
+        print(f"sweep       {sweep.path('.journal')}, trials to do: {left}", flush=True)
         if left:
             run_workers(sweep, min(sweep.jobs, left))
         left = unfinished(sweep, study)

@@ -137,7 +137,7 @@ def train_model(args: Any, after_epoch: AfterEpoch | None = None) -> TrainingRes
 def prepare_training(args: TrainArguments) -> TrainingJob:
     """Validate the arguments, create missing data, build the model; print what will run."""
     files = RunFiles(find_folder(args.output_dir, "--output_dir"), args.exp_name)
-    if not args.resume:
+    if not (args.resume and files.state.exists()):
         files.require_new()
     dataset = args.dataset or dataset_of(args.username)
     settings = recipes.settings(args, dataset)
@@ -243,7 +243,9 @@ def train_pipeline(
             speed = len(training) / (time.perf_counter() - started)
             loss, accuracy = loss_and_accuracy(model, validation)
             if not math.isfinite(loss):
-                raise Diverged(f"the validation loss is {loss} after epoch {epoch}; lower --lr")
+                raise Diverged(
+                    f"the validation loss is {loss} after epoch {epoch}; give a smaller --lr"
+                )
             row: Row = {
                 "epoch": epoch,
                 "train_loss": losses.sum(dtype=torch.float64).item() / len(training),

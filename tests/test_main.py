@@ -131,7 +131,7 @@ def test_anyone_on_any_dataset(call):
             "mnist_4_9",
             exp_name="f",
         ),
-        "give --dataset usps_0_6",
+        "it fits the dataset usps_0_6",
     )
 
 

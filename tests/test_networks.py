@@ -99,7 +99,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], dict[str, Any], list[str], list[str]]
         ("", ""),
         {"input_argument": "inputs"},
         [],
-        ["unexpected keyword argument 'inputs'", "mend input_argument"],
+        ["unexpected keyword argument 'inputs'", "correct input_argument"],
     ),
     "constructor": (
         ("channels * 16,", "channels * width,"),
@@ -297,7 +297,7 @@ def test_checkpoint_of_another_person_classes_or_version(tmp_path):
     write_checkpoint(path, model.state_dict(), metadata)
     with pytest.raises(UsageError, match="holds SMLP, waly runs WMLP; give --username sigurd"):
         build_model("waly", "mnist_4_9", load_checkpoint(path))
-    with pytest.raises(UsageError, match=r"\[0, 1, 2, 3\]; give --dataset mnist_4_9"):
+    with pytest.raises(UsageError, match=r"\[0, 1, 2, 3\]; it fits the dataset mnist_4_9"):
         build_model("sigurd", "mnist_0_3", load_checkpoint(path))
     metadata["model"]["arguments"] = {**arguments, "unheard_of": 3}
     write_checkpoint(path, model.state_dict(), metadata)

@@ -50,10 +50,10 @@ def test_seeds_are_runs_like_any_other(run, processed):
     """The same weights as by main.py, names by seed, resumable; more seeds are added."""
     command = ("--exp_name", "w", "--num_epochs", 2, "--seeds")
     status, out, _ = run(*command, "1,3")
-    assert status == 0 and "2 trials to do" in out and "2/2  w_3; validation loss" in out
+    assert status == 0 and "trials to do: 2" in out and "2/2  w_3; validation loss" in out
     before = (run.out / "w_1_run.json").stat().st_mtime_ns
     status, out, _ = run(*command, "1-3")
-    assert status == 0 and "1 trials to do" in out and "3/3  w_2" in out
+    assert status == 0 and "trials to do: 1" in out and "3/3  w_2" in out
     assert (run.out / "w_1_run.json").stat().st_mtime_ns == before
     assert "finished    before: " in run(*command, "1-3")[1]
     alone = ("--train", "--exp_name", "alone", "--num_epochs", 2, "--seed", 3)
@@ -181,8 +181,8 @@ def test_diverged_runs_are_results(run):
     ("flags", "sentence"),
     [
         (("--grid", "momentum=1,2"), "--grid: 'momentum=1,2' is not NAME=V1,V2 of recipe,"),
-        (("--grid", "lr"), "'lr' has an empty or doubled value"),
-        (("--grid", "lr=1,1"), "'lr=1,1' has an empty or doubled value or name"),
+        (("--grid", "lr"), "'lr' lacks a value"),
+        (("--grid", "lr=1,1"), "'lr=1,1' lacks a value, or has one or a name twice"),
         (("--grid", "lr=fast"), "--grid lr: 'fast' is not a finite number"),
         (("--grid", "recipe=standard,best"), "--recipe: 'best' is unknown (choose from"),
         (("--grid", "lr=1,2", "--lr", "3"), "--lr is given twice, also by --grid"),

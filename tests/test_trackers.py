@@ -24,7 +24,7 @@ from DJSW.main import main
 from utils.engine import trackers
 
 FLAGS = ["--username", "waly", "--train", "--exp_name", "e"]
-NOTE = "(the training goes on without it)\n"
+NOTE = "(the run continues without it)\n"
 
 
 def columns(folder, name="e"):

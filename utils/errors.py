@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence each, with the value and the remedy."""
+"""Errors that a user can correct: one sentence each, with the value and the remedy."""
 
 
 def escaped(text: str) -> str:

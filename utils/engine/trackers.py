@@ -50,7 +50,7 @@ def log(trackers: list[Any], event: str, *values: object) -> None:
 
 
 def _print_note(text: str, file: Any) -> None:
-    print(f"note        {one_line(text)} (the training goes on without it)", file=file, flush=True)
+    print(f"note        {one_line(text)} (the run continues without it)", file=file, flush=True)
 
 
 def parameters(metadata: Mapping[str, Any]) -> dict[str, Any]:

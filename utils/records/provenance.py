@@ -28,6 +28,8 @@ PACKAGES = ("torch", "torchvision", "h5py", "numpy", "scikit-learn", "matplotlib
 SOURCES = ("DJSW", "models", "datasetprep", "utils")
 #: As ``git apply`` reads it, whatever the user's configuration.
 DIFF = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+#: All but results, which decide no other result, and may be staged while others are made.
+CODE = (":/", ":(top,exclude)reports", ":(top,exclude)weights")
 #: What a job was given. Slurm's other variables repeat these, or hold absolute paths.
 SLURM_VARIABLES = (
     "SLURM_CLUSTER_NAME",
@@ -230,6 +232,7 @@ def _from_run_sh(variable: str) -> str | None:
 def _git() -> tuple[str | None, str]:
     """Return the commit, and what differs from it: tracked files as a diff, new sources by name.
 
+    Published results (``reports/``, ``weights/``) do not count.
     ``run.sh`` writes the same to a file, since the container of a job may lack git. The hashes of
     new sources are in :func:`source_hashes`. No commit outside a checkout.
     """
@@ -250,6 +253,7 @@ def _git() -> tuple[str | None, str]:
         if Path(root) != ROOT:
             return None, ""
         new = git("ls-files", "--others", "--exclude-standard", "--", *SOURCES).splitlines()
-        return commit, git("diff", *DIFF, "HEAD") + "".join(f"new file {name}\n" for name in new)
+        diff = git("diff", *DIFF, "HEAD", "--", *CODE)
+        return commit, diff + "".join(f"new file {name}\n" for name in new)
     except (OSError, subprocess.CalledProcessError):  # no git, no checkout, or no commit yet
         return None, ""

@@ -36,7 +36,8 @@ def comparison_page(
     parts.append(f"![test errors with intervals]({exp_name}_comparison.png)")
     for test_set in test_sets:
         clusters = test_set.clusters
-        note = f"Intervals: bootstrap over {clusters.count} {clusters.kind} (and over seeds)."
+        seeds = " (and over seeds)" * any(len(entry.runs) > 1 for entry in test_set.entries)
+        note = f"Intervals: bootstrap over {clusters.count} {clusters.kind}{seeds}."
         if clusters.kind != "writers" and _knew_writers(test_set):
             note += " Some evaluations knew the writers; the test file that is here does not."
         parts += [f"## {test_set.name}", _ranking(test_set), note, *_differences(test_set)]
