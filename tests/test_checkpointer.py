@@ -243,7 +243,7 @@ def test_resuming_with_other_settings_names_the_difference(tmp_path, change):
     train_small(tmp_path, Settings(**settings))
     before = files_of(tmp_path)
     (name, value), *_ = change.items()
-    with pytest.raises(UsageError, match=f"settings.{name} {settings[name]}, not {value}"):
+    with pytest.raises(UsageError, match=f"trained with {name} {settings[name]}, not {value}"):
         train_small(tmp_path, Settings(**settings | change), resume=True)
     assert files_of(tmp_path) == before
 

@@ -107,7 +107,7 @@ def test_writers_are_resampled_and_ensembles_marked(call, processed):
     page, table, record = compared(call, *paths, evaluate(call, "both", *weights))
     assert "both (ensemble of 2)" in {row["name"] for row in table}
     assert "an ensemble of a.pt, b.pt" in page
-    assert "Intervals: bootstrap over 9 writers (and over seeds)." in page
+    assert "Intervals: bootstrap over 9 writers." in page
     assert record["test_sets"][0]["clusters"] == {"kind": "writers", "count": 9}
     of_test_set = intervals.Clusters.of(open_split("mnist_4_9", train=False).writers, 43)
     found = {path.name[0]: read_evaluation(path).correct for path in paths}
