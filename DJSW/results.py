@@ -257,7 +257,9 @@ def _recipe_section(result: Result) -> list[str]:
     )
     seeds = sorted(each["settings"]["seed"] for each in result.runs.values())
     folder, clusters = PEOPLE[result.username].model_name, evaluation["clusters"]
-    teachers = " (with the five tuned networks, of which git has one)" * ("teachers" in run)
+    again = f"; `uv run DJSW/reproduce.py weights/{folder}/{result.name}_run.json` makes it again."
+    if "teachers" in run:
+        again = ". Git has one of its teachers; the tuned command makes all, with the same weights."
     over = f"95 % interval, over {clusters['count']} {clusters['kind']}"
     errors = f"{evaluation['images'] - evaluation['correct']} errors"
     page = f"reports/{result.recipe}/{result.name}_report.md"
@@ -267,8 +269,7 @@ def _recipe_section(result: Result) -> list[str]:
         f"`{best['checkpoint']}`: epoch {best['epoch']}, validation accuracy "
         f"{best['validation_accuracy']:.4f}. Test accuracy {result.accuracy} (mean ± standard "
         f"deviation), seed{'s' * (len(seeds) > 1)} {str(seeds)[1:-1]}.",
-        f"Made by `{run['sessions'][0]['command']}`{teachers}; to make it again and compare:",
-        f"```bash\nuv run DJSW/reproduce.py weights/{folder}/{result.name}_run.json\n```",
+        f"Made by `{run['sessions'][0]['command']}`" + again,
         tables.describe_settings(run["settings"]) + ".",
         tables.markdown(("on the test set", "value", over), rows),
         f"{errors}, most often: {pairs}.{link}" if pairs else f"No errors.{link}",
