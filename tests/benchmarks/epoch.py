@@ -45,7 +45,7 @@ from utils.report.tables import markdown
 BATCH, STEPS = 64, 500
 CPU = torch.device("cpu")
 HAS_JAX = all(find_spec(name) for name in ("jax", "optax"))
-WEIGHTS = ROOT / "weights" / "SMLP" / "smlp_standard_checkpoint_best.pt"
+(WEIGHTS,) = (ROOT / "weights" / "SMLP").glob("smlp_standard_?_checkpoint_best.pt")
 
 Timed = Callable[[], object]
 #: Prepares a turn, which is not timed, and returns what is timed.

@@ -40,7 +40,7 @@ from utils.statistics.probabilities import confidence_gaps
 
 ROUNDS = ARGS.rounds
 CPU = torch.device("cpu")
-WEIGHTS = ROOT / "weights" / "SMLP" / "smlp_standard_checkpoint_best.pt"
+(WEIGHTS,) = (ROOT / "weights" / "SMLP").glob("smlp_standard_?_checkpoint_best.pt")
 ENTRY = DATASETS["mnist_4_9"]
 
 
@@ -91,7 +91,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
     Image.fromarray((255 * np.eye(200)).astype(np.uint8)).save(folder / "digit.png")
     number = str(time.time_ns())
     out = ["--output_dir", str(folder), "--exp_name", number, "--load_checkpoint", str(WEIGHTS)]
-    published = sorted(map(str, (ROOT / "reports").glob("*_standard*_metrics.json")))
+    published = sorted(
+        map(str, (ROOT / "reports" / "standard").glob("?mlp_standard_[1-3]_metrics.json"))
+    )
     djsw = str(ROOT / "DJSW")
     return {
         "import torch": ["-c", "import torch"],
