@@ -3,7 +3,9 @@
 import hashlib
 import os
 import pickle
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +274,23 @@ def test_integers_of_four_bits_are_read_as_hdf5_reads_them(tmp_path):
         )
         file["labels"] = LABELS
     assert np.array_equal(MnistH5Dataset(tmp_path / "digits.h5").images, IMAGES // 16)
+
+
+def test_slurm_s_signals_do_not_reach_the_process_that_reads(tmp_path, monkeypatch):
+    """Sent to every process of a step, one would look like a crash of the library."""
+    with h5py.File(tmp_path / "digits.h5", "w") as file:
+        file["images"], file["labels"] = IMAGES, LABELS
+
+    def run(command, **options):
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            line = f"import os, signal; os.kill(os.getpid(), {number:d})"
+            assert real([sys.executable, "-c", line]).returncode == 0
+        return real(command, **options)
+
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", run)
+    assert len(MnistH5Dataset(tmp_path / "digits.h5")) == len(LABELS)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGUSR1, signal.SIGTERM}
 
 
 def test_file_that_crashes_hdf5_is_refused(tmp_path):

@@ -12,10 +12,11 @@ import io
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,15 @@ def _converted(path: Path) -> np.ndarray:
     """Return the bytes of a file in our form, made in another process; raises as `read_h5` does."""
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each reserves memory
     try:
-        ran = subprocess.run(
-            [sys.executable, "-P", __file__, path],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=os.environ | one_thread,
-            timeout=10,
-            start_new_session=True,  # Ctrl-C is for this process
-        )
+        with _signals_blocked():
+            ran = subprocess.run(
+                [sys.executable, "-P", __file__, path],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=os.environ | one_thread,
+                timeout=10,
+                start_new_session=True,  # Ctrl-C is for this process
+            )
     except subprocess.TimeoutExpired:
         raise ValueError("the HDF5 library takes more than 10 s to read it") from None
     if ran.returncode == 1:
@@ -148,6 +150,19 @@ def _converted(path: Path) -> np.ndarray:
     if ran.returncode:
         raise ValueError(f"it crashes the HDF5 library, status {ran.returncode}")
     return np.frombuffer(ran.stdout, np.uint8)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block what Slurm sends to every process of a step: a process started here inherits that."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _convert(path: str) -> bytes:
