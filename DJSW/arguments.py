@@ -125,9 +125,7 @@ class TrainArguments(Arguments):
         "share of the teachers in what is learned; default: the recipe's", None, type=cli.share
     )
     seed: int = _flag(
-        "seed of weights, order of the images and augmentation; default 42",
-        42,
-        type=cli.seed,
+        "seed of weights, order of images and augmentation; default 42", 42, type=cli.seed
     )
     fold: str | None = _flag(
         "validate on part K of N of the training file, instead of on a random tenth of it; with "

@@ -42,7 +42,7 @@ def read_authors(train: bool, digits: np.ndarray, download: bool) -> dict[str, n
     try:
         raw_files.fetch(RAW_FOLDER, [source], "docs/data.md says where they can be had")
     except MissingData as error:
-        print(f"note        writers unknown, so intervals are over images: {error}", flush=True)
+        print(f"note        writers unknown, intervals over blocks of images: {error}", flush=True)
         return {}
     name = next(name for name in MD5 if ("train" in name) == train)
     content = raw_files.read(RAW_FOLDER / name, gzip.open)

@@ -55,6 +55,21 @@ def test_errors_are_one_line(error, status, capsys):
     assert text.count("\n") == 1 and len(text) <= 401
 
 
+def test_a_missing_package_is_a_sentence_and_a_missing_module_of_ours_a_bug(capsys):
+    def needs(name):
+        def command(args):
+            __import__(name)
+
+        return command
+
+    arguments = cli.Parser("").parse_args([])
+    assert cli.run_command(needs("no_such_package"), arguments) == 2
+    expected = "error: the package no_such_package is not installed; start it with uv run"
+    assert capsys.readouterr().err.startswith(expected)
+    with pytest.raises(ModuleNotFoundError, match="utils.no_such_module"):
+        cli.run_command(needs("utils.no_such_module"), arguments)
+
+
 def test_bugs_end_in_a_traceback():
     def command(args):
         raise RuntimeError("a bug")

@@ -79,7 +79,7 @@ def test_without_label_files_the_writers_are_unknown(given, tmp_path, monkeypatc
     (given / NAMES[0]).unlink()
     data = MnistH5Dataset(create_mnist_dataset.create_mnist_h5(tmp_path / "m.h5"))
     assert data.writers is data.series is None
-    assert "note        writers unknown, so intervals are over images" in capsys.readouterr().out
+    assert "note        writers unknown, intervals over blocks of images" in capsys.readouterr().out
     monkeypatch.delenv("DJSW_RAW_QMNIST")
     data = MnistH5Dataset(create_mnist_dataset.create_mnist_h5(tmp_path / "n.h5"))
     assert data.writers is None and "no network here" in capsys.readouterr().out

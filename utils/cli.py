@@ -100,6 +100,8 @@ def run_command(command: Callable[[argparse.Namespace], None], args: argparse.Na
             _discard_stdout()
         return _fail(f"{error.strerror or error}{file}")
     except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in ("DJSW", "datasetprep", "models", "utils"):
+            raise  # a bug
         remedy = "start it with uv run, or pip install -r requirements.lock"
         return _fail(f"the package {error.name} is not installed; {remedy}", UsageError.exit_status)
     except KeyboardInterrupt:
